@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * mem.h - all memory of the engine: counted per subsystem, jemalloc behind it (plain malloc with sanitizers).
+ *
+ * mem_alloc() never returns uninitialised surprises on failure: it returns NULL and raises ASH_NO_MEMORY.
+ * Tests make the n-th allocation fail with mem_fail_at().
+ */
+#ifndef ASH_BASE_MEM_H
+#define ASH_BASE_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+
+enum mem_tag {
+    MEM_BASE = 1, MEM_TASK, MEM_IO, MEM_PSTORE, MEM_BUFFER, MEM_WAL, MEM_TXN, MEM_BTREE, MEM_TABLE, MEM_API, MEM_TOOL, MEM_TEST,
+    MEM_TAG_COUNT
+};
+
+/* NULL (and ASH_NO_MEMORY raised) on failure.  Free with mem_free() and the same tag and size-independent. */
+void *mem_alloc(enum mem_tag tag, size_t size) __attribute__((malloc, warn_unused_result));
+void *mem_zalloc(enum mem_tag tag, size_t size) __attribute__((malloc, warn_unused_result));
+void *mem_aligned(enum mem_tag tag, size_t align, size_t size) __attribute__((malloc, warn_unused_result));
+void *mem_realloc(enum mem_tag tag, void *p, size_t size) __attribute__((warn_unused_result));
+char *mem_strdup(enum mem_tag tag, const char *s) __attribute__((malloc, warn_unused_result));
+void mem_free(enum mem_tag tag, void *p); /* NULL allowed */
+
+/* Address space: reserved without memory; pages appear zeroed when touched.  huge: ask for huge pages (logs once when
+ * neither MAP_HUGETLB nor madvise works).  Not inherited by fork().  NULL on failure, raised. */
+void *mem_map(enum mem_tag tag, size_t size, bool huge) __attribute__((warn_unused_result));
+void mem_unmap(enum mem_tag tag, void *p, size_t size);
+void mem_map_decommit(void *p, size_t size); /* gives the memory back, keeps the addresses, contents become zero */
+
+/* Bytes in use by one subsystem (requested sizes; for maps: the mapped size). */
+uint64_t mem_used(enum mem_tag tag);
+const char *mem_tag_name(enum mem_tag tag);
+
+/* Test seam: the n-th allocation from now fails (1 = the next); sticky: all after it too; 0 switches off.
+ * mem_fail_count() = allocations seen since.  Per process. */
+void mem_fail_at(uint64_t n, bool sticky);
+uint64_t mem_fail_count(void);
+
+#define MEM_FREE(tag, p) (mem_free((tag), (p)), (p) = NULL)
+
+#endif
