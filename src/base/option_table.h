@@ -13,7 +13,7 @@ O(durability,         OPTION_ENUM, "", 0, 2, 0, true, "sync|async|none", "defaul
 O(lock_timeout_ms,    OPTION_INT, "ms", 1, 86400000, 10000, true, "", "longest wait for a row lock")
 O(io_backend,         OPTION_ENUM, "", 0, 2, 0, false, "auto|uring|threads", "how I/O is done; auto takes io_uring where it is allowed")
 O(direct_io,          OPTION_BOOL, "", 0, 1, 1, false, "", "bypass the page cache (O_DIRECT) where the file system can")
-O(wal_buffer,         OPTION_SIZE, "bytes", 64 * KIB, 4 * GIB, 32 * MIB, false, "", "log buffer; recent row versions are read from it")
+O(wal_buffer,         OPTION_SIZE, "bytes", 1 * MIB, 4 * GIB, 32 * MIB, false, "", "log buffer; recent row versions are read from it")
 O(wal_segment,        OPTION_SIZE, "bytes", 64 * KIB, 1 * GIB, 64 * MIB, false, "", "size of a log file")
 O(wal_writers,        OPTION_INT, "", 1, 8, 2, false, "", "log writes in flight")
 O(wal_limit,          OPTION_SIZE, "bytes", 1 * MIB, 16 * TIB, 1 * GIB, true, "", "log length at which checkpoints keep redo short")

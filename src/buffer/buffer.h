@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * buffer.h - the buffer pool: an array of page-table words by page id, and an arena of frames on huge pages.
+ *
+ * The word of a page is its translation and its latch in one (after vmcache, Leis et al., SIGMOD 2023; here over a fixed arena, so no
+ * madvise and no page faults):
+ *
+ *     63      56 55  54 53                  28 27                   0
+ *    +----------+------+----------------------+----------------------+
+ *    |  state   | heat |       version        |  frame (4 KiB units) |
+ *    +----------+------+----------------------+----------------------+
+ *     state: 0 resident, unlatched; 1..250 shared holders; 253 exclusive; 255 not resident (word 0 means 255: see BUF_WORD_STATE)
+ *     heat: touched since the eviction hand passed; version: grows at every exclusive release and eviction
+ *
+ * Rules:
+ *   R1  Optimistic: begin, read, validate before acting on what was read; what was read may be garbage until validated: clamp every offset
+ *       by page->size.  The memory is always mapped.
+ *   R2  A task holds latches from root to leaf, left to right; it may wait for a latch while holding others only in that order.
+ *   R3  A task may park with a latch held only where docs/locking.md says so: loading that page; waiting for log room (wal_append).
+ *   R4  A page is changed only under an exclusive latch and between mtr_begin and mtr_commit (wal/wal_mtr.h).
+ *   R5  No page reaches the disk before the log up to its LSN is durable (asserted).
+ */
+#ifndef ASH_BUFFER_H
+#define ASH_BUFFER_H
+
+#include <ashlar.h>
+
+#include <stdatomic.h>
+
+#include "storage/pstore.h"
+
+struct buf_pool;
+struct buf_frame; /* buffer_int.h */
+
+/* What the pool needs from the log, handed in because the log is a layer above. */
+struct buf_log_ops {
+    void *ctx;
+    ash_rc (*flush_to)(void *ctx, uint64_t lsn);  /* parks */
+    uint64_t (*durable)(void *ctx);
+    uint64_t (*reserved)(void *ctx);
+    /* Appends a MAP record for `count` pages and returns its end LSN. */
+    ash_rc (*append_map)(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out);
+};
+
+struct buf_options {
+    uint64_t bytes;              /* of the arena; >= 64 pages of 4 KiB; multiple of 2 MiB unless smaller than that */
+    struct io *io;
+    struct task_runtime *rt;
+    struct pstore *pstore;
+    unsigned writers;            /* page writer tasks */
+    bool read_only;
+};
+ASH_MUST_CHECK ash_rc buf_create(const struct buf_options *options, struct buf_pool **out);
+/* After recovery's redo, before normal work: gives the log and starts the page writers. */
+ASH_MUST_CHECK ash_rc buf_start(struct buf_pool *pool, const struct buf_log_ops *log);
+void buf_stop(struct buf_pool *pool);    /* stops page writers; dirty pages stay */
+void buf_destroy(struct buf_pool *pool);
+struct pstore *buf_pstore(struct buf_pool *pool);
+
+/* A latched (or optimistically read) page. */
+struct buf_page {
+    uint64_t page;
+    uint64_t word;    /* optimistic: the word as read at begin */
+    uint8_t *data;    /* the frame; starts with struct page_head */
+    uint32_t size;    /* bytes, 4096 << class */
+    uint32_t frame;
+};
+
+/* Optimistic read.  ASH_WOULD_BLOCK: latched exclusively or not resident; call buf_fault(), then start over. */
+ASH_MUST_CHECK ash_rc buf_opt_begin(struct buf_pool *pool, uint64_t page, struct buf_page *out);
+bool buf_opt_valid(struct buf_pool *pool, const struct buf_page *p);
+/* Turns an optimistic read into an exclusive (shared) latch; false when it is not valid any more. */
+bool buf_opt_to_x(struct buf_pool *pool, struct buf_page *p);
+bool buf_opt_to_s(struct buf_pool *pool, struct buf_page *p);
+/* Waits until the page is resident and not latched exclusively (loads it).  Hold no latch.  Parks.  ASH_CORRUPT for an id that was never
+ * allocated or bytes that fail verification. */
+ASH_MUST_CHECK ash_rc buf_fault(struct buf_pool *pool, uint64_t page, enum io_class class);
+/* Starts loading up to `count` pages that are not resident, together; returns when they are loaded (best effort: failures show at use).
+ * Hold no latch.  Parks. */
+void buf_prefetch(struct buf_pool *pool, const uint64_t *pages, unsigned count, enum io_class class);
+
+/* Latched access; loads the page when needed.  Parks. */
+ASH_MUST_CHECK ash_rc buf_latch_s(struct buf_pool *pool, uint64_t page, struct buf_page *out);
+ASH_MUST_CHECK ash_rc buf_latch_x(struct buf_pool *pool, uint64_t page, struct buf_page *out);
+/* Without waiting or loading: ASH_WOULD_BLOCK. */
+ASH_MUST_CHECK ash_rc buf_try_latch_x(struct buf_pool *pool, uint64_t page, struct buf_page *out);
+void buf_unlatch_s(struct buf_pool *pool, struct buf_page *p);
+void buf_unlatch_x(struct buf_pool *pool, struct buf_page *p);
+
+/* A new page, exclusively latched, zeroed but for its header (type, class, id, tree).  The caller logs PAGE_INIT in the same mini-transaction.
+ * ASH_NO_MEMORY when every frame is latched or dirty for too long. Parks (may evict). Hold no latch, or only those of R3's list. */
+ASH_MUST_CHECK ash_rc buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out);
+/* Drops a page from buf_new() that was not logged. */
+void buf_new_cancel(struct buf_pool *pool, struct buf_page *p);
+/* Makes sure `count` frames of a class are free before latches are taken, so that buf_new() under latches does not wait.  Parks. */
+ASH_MUST_CHECK ash_rc buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count);
+
+/* ---- For wal/ (mini-transactions, checkpoints, redo) ---- */
+/* Called by mtr_commit before the append: the page may carry a change that begins at or after `lsn`. */
+void buf_mark_dirty(struct buf_pool *pool, struct buf_page *p, uint64_t lsn);
+/* Called by mtr_commit after a PAGE_FREE record that ends at `lsn`: the page leaves the pool, its latch is released, id and place are freed. */
+void buf_free(struct buf_pool *pool, struct buf_page *p, uint64_t lsn);
+/* The page can never be written again (its change could not be logged). */
+void buf_mark_broken(struct buf_pool *pool, struct buf_page *p);
+/* Redo: the page exclusively latched, loaded or (init) fresh.  Marks it allocated. */
+ASH_MUST_CHECK ash_rc buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t tree, uint8_t type, struct buf_page *out);
+/* Calls fn for each dirty page with the LSN where its unwritten changes may begin (the dirty-page table). */
+void buf_dirty_pages(struct buf_pool *pool, void (*fn)(void *arg, uint64_t page, uint64_t rec_lsn), void *arg);
+uint64_t buf_oldest_dirty(struct buf_pool *pool); /* UINT64_MAX: none */
+/* Writes pages until none is dirty with changes below `lsn`.  Parks.  ASH_NO_SPACE, ASH_POISONED, ASH_IO. */
+ASH_MUST_CHECK ash_rc buf_write_until(struct buf_pool *pool, uint64_t lsn);
+/* Tells page writers how far behind the log they may be. */
+void buf_pace(struct buf_pool *pool, uint64_t target_lsn);
+/* Waits while so many frames are dirty that writers must slow down; called with no latch held, before an operation that changes pages.
+ * Returns ASH_NO_SPACE when page writers are stuck for want of room. Cheap when there is nothing to wait for. */
+ASH_MUST_CHECK ash_rc buf_throttle(struct buf_pool *pool);
+
+struct buf_stats { uint64_t frames, free_frames, dirty_frames, hits_sampled, misses, evictions, page_writes, latch_waits, opt_restarts, bytes, by_class[PAGE_CLASS_COUNT]; };
+void buf_stats(struct buf_pool *pool, struct buf_stats *out);
+/* Test seam: drops every clean unlatched page. */
+void buf_evict_all(struct buf_pool *pool);
+
+#endif

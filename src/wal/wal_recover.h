@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wal_recover.h - fuzzy checkpoints and ARIES restart: analysis, redo; undo belongs to src/txn.
+ *
+ * Checkpoint (one at a time, by the checkpointer task; nothing stops meanwhile):
+ *   1. scan = wal_reserved().   2. Page writers bring the oldest changes to disk (buf_checkpoint_pace).
+ *   3. under the map lock: map_lsn = wal_reserved(); pstore_checkpoint() writes changed map pages.
+ *   4. collect: dirty-page table, transaction table and pending work (participants).
+ *   5. append CHECKPOINT records, flush, write the superblock naming the first of them.
+ *   6. wal_truncate(min(redo, oldest undo of a live transaction, oldest version needed)), pstore_checkpoint_done().
+ * Restart: superblock -> map from its root -> CHECKPOINT records -> analysis from min(redo, map_lsn, oldest undo) to the end of the log
+ * (MAP, FREE, INIT into the map; participants see every record) -> redo -> wal_open with a new epoch -> participants undo losers online.
+ */
+#ifndef ASH_WAL_RECOVER_H
+#define ASH_WAL_RECOVER_H
+
+#include "buffer/buffer.h"
+#include "storage/pstore.h"
+#include "wal/wal.h"
+#include "wal/wal_mtr.h"
+
+/* A growing byte string for checkpoint contents. */
+struct wal_blob { uint8_t *data; size_t size, capacity; };
+ASH_MUST_CHECK ash_rc wal_blob_add(struct wal_blob *b, const void *data, size_t size);
+void wal_blob_free(struct wal_blob *b);
+
+/* Someone whose state is rebuilt from checkpoint and log (src/txn; later src/lsm, src/ledger). */
+struct recover_participant {
+    uint32_t id;    /* stored; 1 = txn */
+    void *ctx;
+    /* Appends its state; consistent with every record below wal_reserved() at the call or later ones (fuzzy).  *oldest_out: lowest start
+     * LSN that it still needs in the log (UINT64_MAX: none). */
+    ash_rc (*collect)(void *ctx, struct wal_blob *blob, uint64_t *oldest_out);
+    ash_rc (*restore)(void *ctx, const uint8_t *data, size_t size); /* untrusted bytes */
+    ash_rc (*analyse)(void *ctx, const struct wal_record *rec);     /* each record after the restored state's position, in order */
+};
+#define RECOVER_PARTICIPANTS_MAX 8
+
+struct checkpointer;
+struct checkpoint_options {
+    struct task_runtime *rt;
+    struct io *io;
+    struct wal *wal;
+    struct buf_pool *pool;
+    struct pstore *pstore;
+    uint64_t log_limit;        /* bytes of log after which a checkpoint starts; pacing keeps redo below */
+    uint64_t interval_ms;
+    const struct recover_participant *participants;
+    unsigned participant_count;
+};
+/* Starts the checkpointer task. */
+ASH_MUST_CHECK ash_rc checkpoint_start(const struct checkpoint_options *options, struct checkpointer **out);
+ASH_MUST_CHECK ash_rc checkpoint_now(struct checkpointer *c); /* one whole checkpoint; parks */
+void checkpoint_stop(struct checkpointer *c);                /* stops the task; no final checkpoint by itself */
+
+struct recover_options {
+    struct io *io;
+    struct io_dir *dir;        /* of the log */
+    struct buf_pool *pool;
+    struct pstore *pstore;     /* opened, map loaded from the checkpoint's root */
+    const struct recover_participant *participants;
+    unsigned participant_count;
+    bool read_only;            /* ASH_READ_ONLY when anything would have to be redone */
+};
+struct recover_result {
+    struct wal_position next;  /* for wal_open */
+    uint32_t epoch;            /* highest seen; use + 1 */
+    struct wal_segments *live;
+    uint64_t records_scanned, changes_redone, checkpoint_lsn;
+    bool clean;                /* nothing to redo or undo */
+};
+/* Analysis and redo.  Pages it changed are dirty in the pool.  ASH_CORRUPT names segment and offset or page. */
+ASH_MUST_CHECK ash_rc recover_run(const struct recover_options *options, struct recover_result *result_out);
+
+/* Writes the first checkpoint of a new database (empty tables). */
+ASH_MUST_CHECK ash_rc checkpoint_first(const struct checkpoint_options *options);
+
+#endif
