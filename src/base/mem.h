@@ -26,17 +26,17 @@ char *mem_strdup(enum mem_tag tag, const char *s) __attribute__((malloc, warn_un
 void mem_free(enum mem_tag tag, void *p); /* NULL allowed */
 
 /* Address space: reserved without memory; pages appear zeroed when touched.  huge: ask for huge pages (logs once when
- * neither MAP_HUGETLB nor madvise works).  Not inherited by fork().  NULL on failure, raised. */
+ * neither MAP_HUGETLB nor madvise works); from 2 MiB on such a map starts at a multiple of 2 MiB.  Not inherited by fork().  NULL on failure, raised. */
 void *mem_map(enum mem_tag tag, size_t size, bool huge) __attribute__((warn_unused_result));
 void mem_unmap(enum mem_tag tag, void *p, size_t size);
 void mem_map_decommit(void *p, size_t size); /* gives the memory back, keeps the addresses, contents become zero */
 
-/* Bytes in use by one subsystem (requested sizes; for maps: the mapped size). */
+/* Bytes in use by one subsystem: what the allocator set aside, at least what was asked for; for maps: the mapped size. */
 uint64_t mem_used(enum mem_tag tag);
 const char *mem_tag_name(enum mem_tag tag);
 
 /* Test seam: the n-th allocation from now fails (1 = the next); sticky: all after it too; 0 switches off.
- * mem_fail_count() = allocations seen since.  Per process. */
+ * mem_fail_count() = allocations seen since the last mem_fail_at(n > 0); UINT64_MAX counts and fails none.  Per process. */
 void mem_fail_at(uint64_t n, bool sticky);
 uint64_t mem_fail_count(void);
 
