@@ -123,6 +123,9 @@ ASH_MUST_CHECK ash_rc txn_rollback(struct txn *t);
 uint64_t txn_savepoint(struct txn *t);
 ASH_MUST_CHECK ash_rc txn_rollback_to(struct txn *t, uint64_t savepoint);
 
+/* After each read: ASH_SNAPSHOT_TOO_OLD when the snapshot was given up meanwhile, so that what was read may be wrong. */
+ASH_MUST_CHECK ash_rc txn_check(struct txn *t);
+
 /* ---- For the trees ---- */
 
 /* Visibility of a version written by `writer` (not t's own id): true when t's snapshot sees it.  Lock-free; may wait a few

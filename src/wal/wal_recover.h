@@ -28,11 +28,14 @@ void wal_blob_free(struct wal_blob *b);
 struct recover_participant {
     uint32_t id;    /* stored; 1 = txn */
     void *ctx;
-    /* Appends its state; consistent with every record below wal_reserved() at the call or later ones (fuzzy).  *oldest_out: lowest start
-     * LSN that it still needs in the log (UINT64_MAX: none). */
+    /* Appends its state; consistent with every record below wal_reserved() at the call or later ones (fuzzy).  *oldest_out: restart must scan
+     * from there at the latest, e.g. the first record of the oldest open transaction (UINT64_MAX: no wish). */
     ash_rc (*collect)(void *ctx, struct wal_blob *blob, uint64_t *oldest_out);
     ash_rc (*restore)(void *ctx, const uint8_t *data, size_t size); /* untrusted bytes */
-    ash_rc (*analyse)(void *ctx, const struct wal_record *rec);     /* each record after the restored state's position, in order */
+    /* Every record from where the scan begins (below the restored state's position too) to the end of the log, in order, after restore(). */
+    ash_rc (*analyse)(void *ctx, const struct wal_record *rec);
+    /* Lowest LSN that readers of old versions may still ask for: bounds truncation, not recovery.  May be NULL. */
+    uint64_t (*retain)(void *ctx);
 };
 #define RECOVER_PARTICIPANTS_MAX 8
 
