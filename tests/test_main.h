@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_main.h - what every test program shares: main(), and how long and with which seed random tests run.
+ * test_main.h - what every test program shares: main(), and how long and with which seed random
+ * tests run.
  *
- * A test file defines `static Suite *suite(void)` and ends with TEST_MAIN(suite).  Tests that expect a signal are
- * registered only when test_forks() is true: without fork (CK_FORK=no, as under sanitizers) they would end the program.
+ * A test file defines `static Suite *suite(void)` and ends with TEST_MAIN(suite).  Tests that
+ * expect a signal are registered only when test_forks() is true: without fork (CK_FORK=no, as
+ * under sanitizers) they would end the program.
  *
  *   ASH_TEST_LONG=1   random tests run their long form (`make check-long`)
  *   ASH_TEST_SEED=n   replays what a failure printed
@@ -34,7 +36,8 @@ test_scale(uint64_t quick, uint64_t full)
     return s != NULL && *s != '\0' && *s != '0' ? full : quick;
 }
 
-/* The seed to use: ASH_TEST_SEED when given, else `fallback`.  Print it in every failure message. */
+/* The seed to use: ASH_TEST_SEED when given, else `fallback`.  Print it in every failure
+ * message. */
 __attribute__((unused)) static uint64_t
 test_seed(uint64_t fallback)
 {
@@ -52,10 +55,10 @@ test_run(Suite *s)
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-#define TEST_MAIN(suite_fn)                                                                        \
-    int main(void)                                                                                 \
-    {                                                                                              \
-        return test_run(suite_fn());                                                               \
+#define TEST_MAIN(suite_fn)          \
+    int main(void)                   \
+    {                                \
+        return test_run(suite_fn()); \
     }
 
 #endif

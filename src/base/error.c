@@ -2,8 +2,9 @@
  *
  * error.c - the slot that holds the last failure, and the words for the codes.
  *
- * A failure is recorded once, by err_raise(), into the slot of the running task.  Nothing clears a
- * slot on success: the detail is meaningful only after a call that returned something else than ASH_OK.
+ * A failure is recorded once, by err_raise(), into the slot of the running task.  Nothing clears
+ * a slot on success: the detail is meaningful only after a call that returned something else
+ * than ASH_OK.
  *
  * Entry points: err_raise(), err_current(), ash_error_last().   Read first: error.h, docs/errors.md.
  */
@@ -30,7 +31,8 @@ base_name(const char *path)
     return slash != NULL ? slash + 1 : path;
 }
 
-/* Copies `from` into `to`, cut to fit.  A cut text ends in "..." and not inside a UTF-8 sequence. */
+/* Copies `from` into `to`, cut to fit.  A cut text ends in "..." and not inside a UTF-8
+ * sequence. */
 static void
 copy_cut(char *to, size_t size, const char *from)
 {
@@ -47,12 +49,19 @@ copy_cut(char *to, size_t size, const char *from)
 }
 
 ash_rc
-err_raise(const char *file, int line, ash_rc code, int sys_errno, const char *object, const char *format, ...)
+err_raise(const char *file,
+          int line,
+          ash_rc code,
+          int sys_errno,
+          const char *object,
+          const char *format,
+          ...)
 {
     int saved_errno = errno;
     struct err_detail *slot = err_current();
-    /* One byte more than a slot holds, so that copy_cut() sees that something was lost.  The message is formatted aside
-     * because its arguments may point into the slot (a sentence that quotes an earlier one). */
+    /* One byte more than a slot holds, so that copy_cut() sees that something was lost.  The
+     * message is formatted aside because its arguments may point into the slot (a sentence that
+     * quotes an earlier one). */
     char text[ERR_MESSAGE_MAX + 1];
     char object_copy[ERR_OBJECT_MAX];
     va_list args;
@@ -98,8 +107,8 @@ err_restore(const struct err_detail *copy)
     *err_current() = *copy;
 }
 
-/* The view that the caller of the library gets.  It may be per thread although slots are per fiber: a fiber can lose it
- * only by parking, and it parks only inside its next call. */
+/* The view that the caller of the library gets.  It may be per thread although slots are per
+ * fiber: a fiber can lose it only by parking, and it parks only inside its next call. */
 const struct ash_error *
 ash_error_last(void)
 {

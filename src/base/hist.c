@@ -12,11 +12,11 @@
  */
 #include "base/hist.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "base/assert.h"
 #include "base/bits.h"
+
+#include <math.h>
+#include <string.h>
 
 #define SUB (1u << HIST_SUB_BITS)
 

@@ -2,8 +2,9 @@
  *
  * log.c - hands messages to the embedder's hook.
  *
- * The lock is held while the hook runs, so when log_hook() returns the previous hook runs nowhere
- * and its argument may be freed.  Hooks must not call the library (ashlar.h), so this cannot deadlock.
+ * The lock is held while the hook runs, so when log_hook() returns the previous hook runs
+ * nowhere and its argument may be freed.  Hooks must not call the library (ashlar.h), so this
+ * cannot deadlock.
  */
 #include "base/log.h"
 

@@ -2,11 +2,13 @@
  *
  * mem.c - allocation, accounting per subsystem, and address space.
  *
- * Allocators: jemalloc through its own functions (mallocx ...), never through malloc(), so it does not matter which
- * malloc() the program was linked with; the C library's with sanitizers, which must see it, or --without-jemalloc.
+ * Allocators: jemalloc through its own functions (mallocx ...), never through malloc(), so it
+ * does not matter which malloc() the program was linked with; the C library's with sanitizers,
+ * which must see it, or --without-jemalloc.
  *
- * Accounting adds the size that the allocator set aside to a sharded counter; nothing is stored beside the memory.
- * A thread may free what another allocated: single shards then wrap, their sum is right.
+ * Accounting adds the size that the allocator set aside to a sharded counter; nothing is stored
+ * beside the memory. A thread may free what another allocated: single shards then wrap, their
+ * sum is right.
  */
 #include "base/mem.h"
 
@@ -18,9 +20,9 @@
 #include <sys/mman.h>
 
 #ifdef ASH_JEMALLOC
-#include <jemalloc/jemalloc.h>
+    #include <jemalloc/jemalloc.h>
 #else
-#include <malloc.h>
+    #include <malloc.h>
 #endif
 
 #include "base/assert.h"
@@ -29,7 +31,7 @@
 #include "base/error.h"
 #include "base/log.h"
 
-#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_PAGE     ((size_t)2 << 20)
 #define DONT_DUMP_MIN ((size_t)64 << 20) /* core dumps leave out maps from this size on */
 
 static struct counter used[MEM_TAG_COUNT];
@@ -144,7 +146,8 @@ void *
 mem_aligned(enum mem_tag tag, size_t align, size_t size)
 {
     ash_assert(is_pow2(align));
-    return tagged_alloc(tag, align < sizeof(void *) ? sizeof(void *) : align, size, /* zero= */ false);
+    return tagged_alloc(tag, align < sizeof(void *) ? sizeof(void *) : align, size,
+                        /* zero= */ false);
 }
 
 void *
@@ -204,11 +207,13 @@ mem_free(enum mem_tag tag, void *p)
 static void *
 map_plain(size_t size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p != MAP_FAILED ? p : NULL;
 }
 
-/* A plain map that starts at a huge page boundary, so that the kernel can back all of it with huge pages. */
+/* A plain map that starts at a huge page boundary, so that the kernel can back all of it with
+ * huge pages. */
 static void *
 map_aligned(size_t size)
 {
@@ -229,16 +234,20 @@ map_huge(size_t size)
     static _Atomic bool told;
     void *p;
 
-    /* No MAP_NORESERVE here: with it a pool that is too small would kill us at the first touch instead of failing now. */
+    /* No MAP_NORESERVE here: with it a pool that is too small would kill us at the first touch
+     * instead of failing now. */
     if (size % HUGE_PAGE == 0) {
-        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1,
+                 0);
         if (p != MAP_FAILED)
             return p;
     }
     p = map_aligned(size);
     if (p != NULL && madvise(p, size, MADV_HUGEPAGE) != 0 && !atomic_exchange(&told, true))
-        log_write(LOG_WARN, "No huge pages (%s): page accesses will be slower; see transparent_hugepage or vm.nr_hugepages",
-                  strerrordesc_np(errno));
+        log_write(
+            LOG_WARN,
+            "No huge pages (%s): page accesses will be slower; see transparent_hugepage or vm.nr_hugepages",
+            strerrordesc_np(errno));
     return p;
 }
 
@@ -256,9 +265,10 @@ mem_map(enum mem_tag tag, size_t size, bool huge)
         err = errno;
     }
     if (p == NULL) {
-        ash_ignore(ash_raise_sys(ASH_NO_MEMORY, err, NULL,
-                                 "Could not map %zu bytes of address space for %s; check ulimit -v and vm.overcommit_memory",
-                                 size, mem_tag_name(tag)));
+        ash_ignore(ash_raise_sys(
+            ASH_NO_MEMORY, err, NULL,
+            "Could not map %zu bytes of address space for %s; check ulimit -v and vm.overcommit_memory",
+            size, mem_tag_name(tag)));
         return NULL;
     }
     /* Advice may fail without harm: a child then copies the pages, a core dump holds them. */
@@ -284,7 +294,8 @@ mem_unmap(enum mem_tag tag, void *p, size_t size)
 void
 mem_map_decommit(void *p, size_t size)
 {
-    /* MAP_HUGETLB memory can refuse pieces smaller than its pages; the promise is zeroes, so write them. */
+    /* MAP_HUGETLB memory can refuse pieces smaller than its pages; the promise is zeroes, so
+     * write them. */
     if (size > 0 && madvise(p, size, MADV_DONTNEED) != 0)
         memset(p, 0, size);
 }
@@ -302,8 +313,8 @@ const char *
 mem_tag_name(enum mem_tag tag)
 {
     static const char *const names[MEM_TAG_COUNT] = {
-        [MEM_BASE] = "base",     [MEM_TASK] = "task", [MEM_IO] = "io",   [MEM_PSTORE] = "pstore",
-        [MEM_BUFFER] = "buffer", [MEM_WAL] = "wal",   [MEM_TXN] = "txn", [MEM_BTREE] = "btree",
+        [MEM_BASE] = "base",     [MEM_TASK] = "task", [MEM_IO] = "io",     [MEM_PSTORE] = "pstore",
+        [MEM_BUFFER] = "buffer", [MEM_WAL] = "wal",   [MEM_TXN] = "txn",   [MEM_BTREE] = "btree",
         [MEM_TABLE] = "table",   [MEM_API] = "api",   [MEM_TOOL] = "tool", [MEM_TEST] = "test",
     };
     return tag_valid(tag) ? names[tag] : "?";

@@ -2,12 +2,16 @@
  *
  * option.c - parses, checks and prints options by their table.
  *
- * Nothing here knows a single option: a new one is one row in option_table.h.  What rows cannot say (page_size is a power of
- * two) is in value_fits().
+ * Nothing here knows a single option: a new one is one row in option_table.h.  What rows cannot
+ * say (page_size is a power of two) is in value_fits().
  *
  * Entry points: options_default(), options_parse(), options_set(), option_next().   Read first: option.h.
  */
 #include "base/option.h"
+
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/error.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -15,11 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/assert.h"
-#include "base/bits.h"
-#include "base/error.h"
-
-#define TEXT_MAX 128 /* of a name or value; longer input cannot be right */
+#define TEXT_MAX          128 /* of a name or value; longer input cannot be right */
 #define NAME_MAX_DISTANCE 32
 
 struct row {
@@ -33,7 +33,7 @@ struct row {
 };
 
 static const struct row rows[OPTION_COUNT] = {
-#define O(name, type, unit, min, max, def, changeable, choices, help)                              \
+#define O(name, type, unit, min, max, def, changeable, choices, help) \
     { #name, type, unit, min, max, def, changeable, choices, help },
 #include "base/option_table.h"
 #undef O
@@ -51,7 +51,8 @@ parse_digits(const char **text, uint64_t *value_out)
     if (!isdigit((unsigned char)*p))
         return false;
     for (; isdigit((unsigned char)*p); p++)
-        if (__builtin_mul_overflow(v, (uint64_t)10, &v) || __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
+        if (__builtin_mul_overflow(v, (uint64_t)10, &v) ||
+            __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
             return false;
     *text = p;
     *value_out = v;
@@ -256,8 +257,10 @@ option_find(const char *name, enum option_id *id_out)
             return ASH_OK;
         }
     }
-    return ash_raise_obj(ASH_INVALID, name, "There is no option '%.64s'; did you mean '%s'? `ashlar options` lists all", name,
-                         rows[best].name);
+    return ash_raise_obj(
+        ASH_INVALID, name,
+        "There is no option '%.64s'; did you mean '%s'? `ashlar options` lists all", name,
+        rows[best].name);
 }
 
 bool
@@ -278,7 +281,8 @@ options_set(struct options *o, const char *name, const char *value)
     if (!parse_value(&rows[id], value, &v) || !value_fits(id, v)) {
         char range[TEXT_MAX];
         format_range(id, range, sizeof(range));
-        return ash_raise_obj(ASH_INVALID, name, "Option %s cannot be '%.64s': its range is %s%s%s", name, value, range,
+        return ash_raise_obj(ASH_INVALID, name, "Option %s cannot be '%.64s': its range is %s%s%s",
+                             name, value, range,
                              rows[id].type == OPTION_INT && rows[id].unit[0] != '\0' ? " " : "",
                              rows[id].type == OPTION_INT ? rows[id].unit : "");
     }
@@ -297,7 +301,8 @@ options_format(const struct options *o, const char *name, char *out, size_t size
         return rc;
     format_value(&rows[id], o->v[id], text, sizeof(text));
     if (strlen(text) >= size)
-        return ash_raise_obj(ASH_INVALID, name, "The value of option %s needs %zu bytes, the caller gave %zu", name,
+        return ash_raise_obj(ASH_INVALID, name,
+                             "The value of option %s needs %zu bytes, the caller gave %zu", name,
                              strlen(text) + 1, size);
     memcpy(out, text, strlen(text) + 1);
     return ASH_OK;
@@ -332,8 +337,11 @@ options_parse(struct options *o, const char *text)
     for (const char *p = text;;) {
         const char *end = p + strcspn(p, ",");
         const char *equals = memchr(p, '=', (size_t)(end - p));
-        if (equals == NULL || !copy_trimmed(name, p, equals) || !copy_trimmed(value, equals + 1, end))
-            return ash_raise(ASH_INVALID, "Options are written name=value,name=value; '%.*s' is not", (int)min_u64(64, end - p), p);
+        if (equals == NULL || !copy_trimmed(name, p, equals) ||
+            !copy_trimmed(value, equals + 1, end))
+            return ash_raise(ASH_INVALID,
+                             "Options are written name=value,name=value; '%.*s' is not",
+                             (int)min_u64(64, end - p), p);
         ash_rc rc = options_set(&changed, name, value);
         if (rc != ASH_OK)
             return rc;
@@ -365,7 +373,10 @@ fill_texts(void)
 bool
 option_next(unsigned *iter, struct ash_option_info *info_out)
 {
-    static const char *const types[] = { [OPTION_INT] = "integer", [OPTION_SIZE] = "size", [OPTION_BOOL] = "bool", [OPTION_ENUM] = "enum" };
+    static const char *const types[] = { [OPTION_INT] = "integer",
+                                         [OPTION_SIZE] = "size",
+                                         [OPTION_BOOL] = "bool",
+                                         [OPTION_ENUM] = "enum" };
 
     if (*iter >= OPTION_COUNT)
         return false;

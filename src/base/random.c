@@ -2,16 +2,17 @@
  *
  * random.c - xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 as its authors advise.
  *
- * Equal seeds give equal sequences on every machine and in every release: printed seeds must replay.
+ * Equal seeds give equal sequences on every machine and in every release: printed seeds must
+ * replay.
  */
 #include "base/random.h"
+
+#include "base/assert.h"
+#include "base/bits.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
-
-#include "base/assert.h"
-#include "base/bits.h"
 
 _Thread_local struct random *random_entropy_source;
 
@@ -52,7 +53,8 @@ random_u64(struct random *r)
     return result;
 }
 
-/* Lemire's multiply-and-reject: uniform, and a division only when a value might have to be rejected. */
+/* Lemire's multiply-and-reject: uniform, and a division only when a value might have to be
+ * rejected. */
 uint64_t
 random_below(struct random *r, uint64_t bound)
 {
@@ -92,7 +94,8 @@ random_entropy(void *out, size_t size)
             ssize_t got = getrandom(p, size, 0);
             if (got < 0 && errno == EINTR)
                 continue;
-            /* Linux 3.17 and later always has it; without entropy two databases could get one identity. */
+            /* Linux 3.17 and later always has it; without entropy two databases could get one
+             * identity. */
             ash_assert(got > 0);
             n = (size_t)got;
         }

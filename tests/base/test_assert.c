@@ -2,13 +2,12 @@
  *
  * test_assert.c - assertions stop the process, say why, and cost nothing when they hold.
  */
+#include "base/assert.h"
 #include "tests/test_main.h"
 
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/assert.h"
 
 struct sample {
     uint32_t a;
@@ -27,7 +26,8 @@ START_TEST(a_true_condition_is_evaluated_once)
 }
 END_TEST
 
-/* Goal: debug assertions are evaluated in debug builds only.  Method: look whether the side effect happened. */
+/* Goal: debug assertions are evaluated in debug builds only.  Method: look whether the side
+ * effect happened. */
 START_TEST(debug_asserts_follow_the_build)
 {
     int calls = 0;
@@ -50,7 +50,8 @@ START_TEST(no_bug_is_planted_by_default)
 }
 END_TEST
 
-/* Goal: the line names file, condition and seed.  Method: fail in a child whose stderr is a pipe. */
+/* Goal: the line names file, condition and seed.  Method: fail in a child whose stderr is a
+ * pipe. */
 START_TEST(a_false_condition_aborts_with_a_line)
 {
     char text[600] = "";

@@ -2,11 +2,10 @@
  *
  * test_clock.c - the clock moves forward, and a simulation replaces it for its own thread only.
  */
+#include "base/clock.h"
 #include "tests/test_main.h"
 
 #include <pthread.h>
-
-#include "base/clock.h"
 
 START_TEST(clock_never_goes_back)
 {

@@ -2,14 +2,13 @@
  *
  * test_counter.c - no addition is lost, whichever shard it went to.
  */
+#include "base/counter.h"
 #include "tests/test_main.h"
 
 #include <pthread.h>
 
-#include "base/counter.h"
-
 #define THREADS 12 /* more than shards, so that some share one */
-#define ADDS 20000
+#define ADDS    20000
 
 static struct counter c;
 

@@ -2,11 +2,11 @@
  *
  * test_crc.c - CRC32C against published vectors.
  */
+#include "base/crc.h"
 #include "tests/test_main.h"
 
-#include "base/crc.h"
-
-/* Goal: the polynomial, reflection and inversion of RFC 3720, whose appendix B.4 gives these values. */
+/* Goal: the polynomial, reflection and inversion of RFC 3720, whose appendix B.4 gives these
+ * values. */
 START_TEST(crc_matches_published_vectors)
 {
     unsigned char bytes[32];
@@ -24,7 +24,8 @@ START_TEST(crc_matches_published_vectors)
 }
 END_TEST
 
-/* Goal: every length and alignment goes the same way as a bit-by-bit computation, and chaining equals one call. */
+/* Goal: every length and alignment goes the same way as a bit-by-bit computation, and chaining
+ * equals one call. */
 START_TEST(crc_of_pieces_is_crc_of_the_whole)
 {
     unsigned char bytes[600];
@@ -42,7 +43,8 @@ START_TEST(crc_of_pieces_is_crc_of_the_whole)
             slow = ~slow;
             ck_assert_uint_eq(crc32c(0, bytes + start, n), slow);
             size_t cut = n / 3;
-            ck_assert_uint_eq(crc32c(crc32c(0, bytes + start, cut), bytes + start + cut, n - cut), slow);
+            ck_assert_uint_eq(crc32c(crc32c(0, bytes + start, cut), bytes + start + cut, n - cut),
+                              slow);
         }
 }
 END_TEST

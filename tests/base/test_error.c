@@ -2,17 +2,17 @@
  *
  * test_error.c - the last failure: what is kept, what is cut, and whose it is.
  */
+#include "base/error.h"
 #include "tests/test_main.h"
 
 #include <errno.h>
 #include <pthread.h>
 
-#include "base/error.h"
-
 /* Goal: one raise carries every part to the public view, and passes the code through. */
 START_TEST(raise_keeps_every_detail)
 {
-    ash_rc rc = ash_raise_sys(ASH_IO, EIO, "wal-000001", "Reading %s at %d failed", "wal-000001", 4096);
+    ash_rc rc =
+        ash_raise_sys(ASH_IO, EIO, "wal-000001", "Reading %s at %d failed", "wal-000001", 4096);
     int line = __LINE__ - 1;
     char where[64];
 
@@ -34,7 +34,8 @@ fresh_thread(void *arg)
     return NULL;
 }
 
-/* Goal: before any failure the view is empty but complete; and a thread does not see another's failure. */
+/* Goal: before any failure the view is empty but complete; and a thread does not see another's
+ * failure. */
 START_TEST(threads_start_without_a_failure)
 {
     struct ash_error e;
@@ -82,7 +83,8 @@ START_TEST(long_texts_are_cut_visibly)
         if (n >= ERR_MESSAGE_MAX)
             ck_assert_str_eq(e->message + ERR_MESSAGE_MAX - 4, "...");
     }
-    for (size_t lead = 0; lead < 4; lead++) { /* a cut may fall at any place of a three-byte character */
+    for (size_t lead = 0; lead < 4;
+         lead++) { /* a cut may fall at any place of a three-byte character */
         memset(text, 'x', lead);
         for (size_t i = lead; i + 3 < sizeof(text); i += 3)
             memcpy(text + i, "\xe2\x82\xac", 4);
@@ -101,7 +103,9 @@ START_TEST(raise_may_quote_the_last_message)
 {
     ck_assert_int_eq(ash_raise(ASH_IO, "first"), ASH_IO);
     errno = ENOSPC;
-    ck_assert_int_eq(ash_raise_obj(ASH_POISONED, err_current()->object, "after: %s", err_current()->message), ASH_POISONED);
+    ck_assert_int_eq(
+        ash_raise_obj(ASH_POISONED, err_current()->object, "after: %s", err_current()->message),
+        ASH_POISONED);
     ck_assert_int_eq(errno, ENOSPC);
     ck_assert_str_eq(ash_error_last()->message, "after: first");
 }
@@ -131,7 +135,8 @@ START_TEST(errno_maps_to_codes)
 }
 END_TEST
 
-/* Goal: every number that names itself is a real code with a phrase; the others are answered too. */
+/* Goal: every number that names itself is a real code with a phrase; the others are answered
+ * too. */
 START_TEST(codes_have_names_and_phrases)
 {
     unsigned known = 0;
@@ -153,7 +158,8 @@ END_TEST
 START_TEST(version_matches_the_header)
 {
     char text[32];
-    snprintf(text, sizeof(text), "%d.%d.%d", ASH_VERSION_MAJOR, ASH_VERSION_MINOR, ASH_VERSION_PATCH);
+    snprintf(text, sizeof(text), "%d.%d.%d", ASH_VERSION_MAJOR, ASH_VERSION_MINOR,
+             ASH_VERSION_PATCH);
     ck_assert_str_eq(ash_version(), text);
 }
 END_TEST

@@ -2,10 +2,9 @@
  *
  * test_hist.c - quantiles within the promised error, against sorted values.
  */
-#include "tests/test_main.h"
-
 #include "base/hist.h"
 #include "base/random.h"
+#include "tests/test_main.h"
 
 #define VALUES 20000
 

@@ -2,12 +2,11 @@
  *
  * test_log.c - messages reach the hook, whole or cut, and stop when it is taken away.
  */
+#include "base/log.h"
 #include "tests/test_main.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-
-#include "base/log.h"
 
 struct seen {
     unsigned count;

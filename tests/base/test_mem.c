@@ -2,21 +2,20 @@
  *
  * test_mem.c - accounts that balance, failures on demand, and maps.
  */
+#include "base/bits.h"
+#include "base/error.h"
+#include "base/mem.h"
+#include "base/random.h"
 #include "tests/test_main.h"
 
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/bits.h"
-#include "base/error.h"
-#include "base/mem.h"
-#include "base/random.h"
-
 #define BLOCKS 64
 
-/* Goal: whatever is allocated, resized and freed, the account covers what is held and returns to where it was.
- * Method: random operations on a table of blocks whose contents are checked. */
+/* Goal: whatever is allocated, resized and freed, the account covers what is held and returns to
+ * where it was. Method: random operations on a table of blocks whose contents are checked. */
 START_TEST(account_balances)
 {
     unsigned char *block[BLOCKS] = { NULL };
@@ -31,7 +30,9 @@ START_TEST(account_balances)
         size_t n = (size_t)random_below(&r, random_chance(&r, 1, 50) ? 200000 : 500);
         if (block[k] == NULL) {
             unsigned kind = (unsigned)random_below(&r, 3);
-            block[k] = kind == 0 ? mem_alloc(MEM_TEST, n) : kind == 1 ? mem_zalloc(MEM_TEST, n) : mem_aligned(MEM_TEST, 4096, n);
+            block[k] = kind == 0   ? mem_alloc(MEM_TEST, n)
+                       : kind == 1 ? mem_zalloc(MEM_TEST, n)
+                                   : mem_aligned(MEM_TEST, 4096, n);
             ck_assert_ptr_nonnull(block[k]);
             for (size_t j = 0; kind == 1 && j < n; j++)
                 ck_assert_uint_eq(block[k][j], 0);
@@ -142,7 +143,8 @@ out:
     return rc;
 }
 
-/* Goal: the pattern that other tests use: fail allocation 1, 2, 3 ... until the operation succeeds; nothing leaks. */
+/* Goal: the pattern that other tests use: fail allocation 1, 2, 3 ... until the operation
+ * succeeds; nothing leaks. */
 START_TEST(every_allocation_can_fail)
 {
     bool sticky = _i != 0;
@@ -215,7 +217,8 @@ START_TEST(odd_map_sizes_are_rounded_alike)
 }
 END_TEST
 
-/* Goal: a child does not inherit maps, so it cannot keep the parent's memory alive or copy it page by page. */
+/* Goal: a child does not inherit maps, so it cannot keep the parent's memory alive or copy it
+ * page by page. */
 START_TEST(maps_are_not_inherited)
 {
     char *p = mem_map(MEM_TEST, 4096, false);

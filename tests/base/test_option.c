@@ -2,13 +2,13 @@
  *
  * test_option.c - properties that every row of the option table has, and what parsing accepts.
  */
-#include "tests/test_main.h"
-
 #include "base/error.h"
 #include "base/option.h"
 #include "base/random.h"
+#include "tests/test_main.h"
 
-/* Goal: every row is complete, its default is in its own range and survives printing and parsing. */
+/* Goal: every row is complete, its default is in its own range and survives printing and
+ * parsing. */
 START_TEST(every_default_is_in_range)
 {
     struct ash_option_info info;
@@ -24,7 +24,8 @@ START_TEST(every_default_is_in_range)
         ck_assert_str_ne(info.default_value, "");
         ck_assert_ptr_nonnull(info.unit);
         again = o;
-        ck_assert_msg(options_set(&again, info.name, info.default_value) == ASH_OK, "%s", ash_error_last()->message);
+        ck_assert_msg(options_set(&again, info.name, info.default_value) == ASH_OK, "%s",
+                      ash_error_last()->message);
         ck_assert_mem_eq(&again, &o, sizeof(o));
         ck_assert_int_eq(options_format(&o, info.name, text, sizeof(text)), ASH_OK);
         ck_assert_str_eq(text, info.default_value);
@@ -54,14 +55,16 @@ START_TEST(unknown_names_suggest_the_nearest)
             snprintf(name, sizeof(name), "%s", info.name);
             name[i] = '#';
             ck_assert_int_eq(option_find(name, &id), ASH_INVALID);
-            ck_assert_msg(strstr(ash_error_last()->message, quoted) != NULL, "%s", ash_error_last()->message);
+            ck_assert_msg(strstr(ash_error_last()->message, quoted) != NULL, "%s",
+                          ash_error_last()->message);
             ck_assert_str_eq(ash_error_last()->object, name);
         }
     }
 }
 END_TEST
 
-/* Goal: a value outside the range is refused with option, value and range in the sentence; inside it is taken. */
+/* Goal: a value outside the range is refused with option, value and range in the sentence;
+ * inside it is taken. */
 START_TEST(ranges_are_enforced)
 {
     struct options o;
@@ -98,8 +101,18 @@ START_TEST(a_list_is_taken_whole_or_not_at_all)
     ck_assert_uint_eq(o.v[OPT_durability], 2);
     before = o;
     static const char *const wrong[] = {
-        "cache", "cache=", "=1", ",", "cache=1GiB,", ",cache=1GiB", "cache=1GiB,,wal_writers=1", "cache=1GiB,wal_writers=99",
-        "cache=1GiB wal_writers=1", "cache=1GiB;wal_writers=1", "nothing=1", "cache==1GiB",
+        "cache",
+        "cache=",
+        "=1",
+        ",",
+        "cache=1GiB,",
+        ",cache=1GiB",
+        "cache=1GiB,,wal_writers=1",
+        "cache=1GiB,wal_writers=99",
+        "cache=1GiB wal_writers=1",
+        "cache=1GiB;wal_writers=1",
+        "nothing=1",
+        "cache==1GiB",
     };
     for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         ck_assert_msg(options_parse(&o, wrong[i]) == ASH_INVALID, "'%s' was taken", wrong[i]);

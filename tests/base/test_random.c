@@ -2,14 +2,15 @@
  *
  * test_random.c - sequences that never change, and values that are uniform enough.
  */
+#include "base/random.h"
 #include "tests/test_main.h"
 
-#include "base/random.h"
-
-/* Goal: printed seeds must replay in every later release.  The values were made by the reference code of the authors. */
+/* Goal: printed seeds must replay in every later release.  The values were made by the reference
+ * code of the authors. */
 START_TEST(sequence_is_pinned)
 {
-    static const uint64_t expected[] = { 0x99ec5f36cb75f2b4u, 0xbf6e1f784956452au, 0x1a5f849d4933e6e0u, 0x6aa594f1262d2d2cu };
+    static const uint64_t expected[] = { 0x99ec5f36cb75f2b4u, 0xbf6e1f784956452au,
+                                         0x1a5f849d4933e6e0u, 0x6aa594f1262d2d2cu };
     struct random r, again;
 
     random_init(&r, 0);
@@ -22,7 +23,8 @@ START_TEST(sequence_is_pinned)
 }
 END_TEST
 
-/* Goal: every value below the bound appears about equally often.  Method: chi-square with fixed seeds. */
+/* Goal: every value below the bound appears about equally often.  Method: chi-square with fixed
+ * seeds. */
 START_TEST(below_is_uniform)
 {
     static const uint64_t bounds[] = { 1, 2, 3, 7, 10, 100, 255 };
@@ -39,7 +41,8 @@ START_TEST(below_is_uniform)
         }
         for (uint64_t v = 0; v < bound; v++)
             chi += ((double)seen[v] - 1000.0) * ((double)seen[v] - 1000.0) / 1000.0;
-        ck_assert_double_lt(chi, (double)bound + 6.0 * 23.0); /* mean bound-1, six standard deviations at 255 */
+        ck_assert_double_lt(chi, (double)bound +
+                                     6.0 * 23.0); /* mean bound-1, six standard deviations at 255 */
     }
     uint64_t large = (UINT64_MAX / 3) * 2, upper = 0;
     for (int i = 0; i < 10000; i++) {
@@ -72,7 +75,8 @@ START_TEST(chance_and_unit_hit_their_means)
 }
 END_TEST
 
-/* Goal: entropy fills exactly the bytes asked for, comes from the seed under simulation, and differs otherwise. */
+/* Goal: entropy fills exactly the bytes asked for, comes from the seed under simulation, and
+ * differs otherwise. */
 START_TEST(entropy_obeys_its_source)
 {
     unsigned char a[37], b[37];
