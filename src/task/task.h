@@ -48,8 +48,10 @@ ASH_MUST_CHECK ash_rc task_sim_create(const struct task_sim_options *options, st
 /* Runs fn as a simulated task and schedules until it has returned and its spawned tasks have ended or the runtime was
  * halted.  ASH_OK, ASH_CANCELLED when halted, ASH_INTERNAL when the step budget is spent or all tasks are parked for ever. */
 ASH_MUST_CHECK ash_rc task_sim_run(struct task_runtime *rt, void (*fn)(void *arg), void *arg);
-/* Power cut: called from within; task_sim_run() returns ASH_CANCELLED without letting any task run again.  Their stacks
- * are dropped; what they had allocated is released by task_sim_reclaim's caller (see sim README: arena per run). */
+/* Power cut: task_sim_run() returns ASH_CANCELLED without letting any task run again.  Called by a simulated task it does
+ * not return; called by a task_sim_at() function it does, and the simulation ends when that function has returned.
+ * Nothing is unwound.  What the abandoned tasks had stays readable until task_runtime_destroy(), which takes their stacks back
+ * and releases all memory that was allocated during the run (see mem_arena_suspend() for memory that must outlive it). */
 void task_sim_halt(struct task_runtime *rt);
 /* Hash of every scheduling decision and traced event: equal seeds give equal hashes. */
 uint64_t task_sim_trace(const struct task_runtime *rt);
@@ -58,6 +60,7 @@ void task_sim_trace_add(struct task_runtime *rt, uint64_t event);
 ASH_MUST_CHECK ash_rc task_sim_at(struct task_runtime *rt, uint64_t at_ns, void (*fn)(void *arg), void *arg);
 struct random *task_sim_random(struct task_runtime *rt); /* the scheduler's generator; fork your own from it */
 bool task_runtime_is_sim(const struct task_runtime *rt);
+uint64_t task_sim_steps(const struct task_runtime *rt); /* so far */
 
 void task_runtime_destroy(struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
 
@@ -77,6 +80,8 @@ bool task_park_until(uint64_t deadline_ns);
 void task_unpark(struct task *t); /* from any thread; the task must not have been freed */
 void task_yield(void);            /* lets others run.  Parks. */
 void task_sleep_ns(uint64_t ns);  /* parks */
+/* Gives back the stacks that the calling thread keeps for reuse (it does so by itself when it ends). */
+void task_cache_release(void);
 
 extern _Thread_local bool task_sim_active; /* the running task is simulated */
 void task_point_slow(void);
@@ -93,14 +98,14 @@ void task_relax(unsigned *spins);
 /* ---- Waiting, built on parking ---- */
 
 /* Non-recursive, fair enough; parks. */
-struct task_mutex { _Atomic uint32_t state; _Atomic uint32_t lock; struct list waiters; };
+struct task_mutex { _Atomic uint32_t state; struct list waiters; };
 void task_mutex_init(struct task_mutex *m);
 void task_mutex_lock(struct task_mutex *m);
 bool task_mutex_trylock(struct task_mutex *m);
 void task_mutex_unlock(struct task_mutex *m);
 
 /* Condition: wait with a mutex held, as pthread_cond_t.  Wakes may be spurious. */
-struct task_cond { _Atomic uint32_t lock; struct list waiters; };
+struct task_cond { _Atomic uint32_t lock, count; struct list waiters; };
 void task_cond_init(struct task_cond *c);
 void task_cond_wait(struct task_cond *c, struct task_mutex *m);
 bool task_cond_wait_until(struct task_cond *c, struct task_mutex *m, uint64_t deadline_ns); /* false: time is up */
