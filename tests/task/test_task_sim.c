@@ -105,7 +105,7 @@ END_TEST
 
 START_TEST(different_seeds_give_different_traces)
 {
-    uint64_t seen[200], orders = 0, first;
+    uint64_t seen[200], orders = 0, first = 0;
     for (uint64_t seed = 0; seed < 200; seed++) {
         uint64_t order = order_run(seed, &seen[seed]);
         if (seed == 0)
