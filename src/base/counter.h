@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * counter.h - counters that don't share cache lines: each thread adds to one of COUNTER_SHARDS lines.
+ * counter.h - counters that don't share cache lines: each thread adds to one of COUNTER_SHARDS
+ * lines.
  */
 #ifndef ASH_BASE_COUNTER_H
 #define ASH_BASE_COUNTER_H

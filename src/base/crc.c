@@ -4,6 +4,8 @@
  */
 #include "base/crc.h"
 
+#include "base/assert.h"
+
 #include <isa-l/crc.h>
 
 /* isa-l takes an int length; a power of two keeps the pieces aligned. */
@@ -13,7 +15,7 @@ uint32_t
 crc32c(uint32_t crc, const void *data, size_t size)
 {
     const unsigned char *p = data;
-    uint32_t state = ~crc;
+    uint32_t state = PLANTED(908) ? ~0u : ~crc;
 
     while (size > 0) {
         size_t n = size < PIECE_MAX ? size : PIECE_MAX;

@@ -10,6 +10,8 @@
  */
 #include "base/error.h"
 
+#include "base/assert.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -42,20 +44,15 @@ copy_cut(char *to, size_t size, const char *from)
         return;
     }
     n = size - sizeof("...");
-    while (n > 0 && ((unsigned char)from[n] & 0xc0) == 0x80)
+    while (!PLANTED(905) && n > 0 && ((unsigned char)from[n] & 0xc0) == 0x80)
         n--;
     memcpy(to, from, n);
     memcpy(to + n, "...", sizeof("..."));
 }
 
 ash_rc
-err_raise(const char *file,
-          int line,
-          ash_rc code,
-          int sys_errno,
-          const char *object,
-          const char *format,
-          ...)
+err_raise(const char *file, int line, ash_rc code, int sys_errno, const char *object,
+          const char *format, ...)
 {
     int saved_errno = errno;
     struct err_detail *slot = err_current();

@@ -11,7 +11,7 @@
 #include <ashlar.h>
 
 #define ERR_MESSAGE_MAX 512 /* bytes, with the ending zero; longer sentences are cut */
-#define ERR_OBJECT_MAX 128
+#define ERR_OBJECT_MAX  128
 
 struct err_detail {
     ash_rc code;
@@ -26,16 +26,20 @@ struct err_detail {
 extern _Thread_local struct err_detail *err_slot;
 struct err_detail *err_current(void); /* never NULL */
 
-/* Records a failure and returns `code`.  Call it once, where the failure is found; pass the code up unchanged.
- * The message is a whole sentence: what failed, which file, page or key, what to do.  `object` is NULL or the file or
- * table concerned; `sys_errno` is 0 or the errno behind it. A breakpoint on err_raise() stops at every error. */
-ash_rc err_raise(const char *file, int line, ash_rc code, int sys_errno, const char *object, const char *format, ...)
-    __attribute__((format(printf, 6, 7), cold));
+/* Records a failure and returns `code`.  Call it once, where the failure is found; pass the code
+ * up unchanged.  The message is a whole sentence: what failed, which file, page or key, what to
+ * do.  `object` is NULL or the file or table concerned; `sys_errno` is 0 or the errno behind it.
+ * A breakpoint on err_raise() stops at every error. */
+ash_rc err_raise(const char *file, int line, ash_rc code, int sys_errno, const char *object,
+                 const char *format, ...) __attribute__((format(printf, 6, 7), cold));
 #define ash_raise(code, ...) err_raise(__FILE__, __LINE__, (code), 0, NULL, __VA_ARGS__)
-#define ash_raise_obj(code, object, ...) err_raise(__FILE__, __LINE__, (code), 0, (object), __VA_ARGS__)
-#define ash_raise_sys(code, err, object, ...) err_raise(__FILE__, __LINE__, (code), (err), (object), __VA_ARGS__)
+#define ash_raise_obj(code, object, ...) \
+    err_raise(__FILE__, __LINE__, (code), 0, (object), __VA_ARGS__)
+#define ash_raise_sys(code, err, object, ...) \
+    err_raise(__FILE__, __LINE__, (code), (err), (object), __VA_ARGS__)
 
-/* The code that fits an errno: ENOMEM -> NO_MEMORY, ENOSPC/EDQUOT/EFBIG -> NO_SPACE, EROFS -> READ_ONLY, else IO. */
+/* The code that fits an errno: ENOMEM -> NO_MEMORY, ENOSPC/EDQUOT/EFBIG -> NO_SPACE, EROFS ->
+ * READ_ONLY, else IO. */
 ash_rc err_from_errno(int sys_errno);
 
 /* Drops a result on purpose; say why in a comment. */

@@ -50,6 +50,10 @@ hist_init(struct hist *h)
 static void
 add_to_sum(struct hist *h, uint64_t value)
 {
+    if (PLANTED(901)) {
+        h->sum += value;
+        return;
+    }
     if (__builtin_add_overflow(h->sum, value, &h->sum))
         h->sum = UINT64_MAX; /* stays there: a wrapped sum would look plausible */
 }
@@ -87,6 +91,8 @@ hist_quantile(const struct hist *h, double q)
     uint64_t rank = (uint64_t)ceil(q * (double)h->count);
     uint64_t seen = 0;
     rank = max_u64(rank, 1);
+    if (PLANTED(902))
+        rank = (uint64_t)(q * (double)h->count) + 1;
     for (unsigned i = 0; i < HIST_BUCKETS; i++) {
         seen += h->bucket[i];
         if (seen >= rank)

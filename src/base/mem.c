@@ -7,7 +7,7 @@
  * which must see it, or --without-jemalloc.
  *
  * Accounting adds the size that the allocator set aside to a sharded counter; nothing is stored
- * beside the memory. A thread may free what another allocated: single shards then wrap, their
+ * beside the memory.  A thread may free what another allocated: single shards then wrap, their
  * sum is right.
  */
 #include "base/mem.h"
@@ -167,10 +167,14 @@ mem_realloc(enum mem_tag tag, void *p, size_t size)
 #endif
     }
     if (ASH_UNLIKELY(moved == NULL)) {
+        if (PLANTED(904))
+            mem_free(tag, p);
         raise_no_memory(tag, size);
         return NULL; /* p is as it was */
     }
-    counter_add(&used[tag], heap_size(moved) - before); /* may be "negative": wraps, see above */
+    if (!PLANTED(903))
+        counter_add(&used[tag],
+                    heap_size(moved) - before); /* may be "negative": wraps, see above */
     return moved;
 }
 

@@ -1,43 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * mem.h - all memory of the engine: counted per subsystem, jemalloc behind it (plain malloc with sanitizers).
+ * mem.h - all memory of the engine: counted per subsystem, jemalloc behind it (plain malloc with
+ * sanitizers).
  *
- * mem_alloc() never returns uninitialised surprises on failure: it returns NULL and raises ASH_NO_MEMORY.
- * Tests make the n-th allocation fail with mem_fail_at().
+ * mem_alloc() never returns uninitialised surprises on failure: it returns NULL and raises
+ * ASH_NO_MEMORY. Tests make the n-th allocation fail with mem_fail_at().
  */
 #ifndef ASH_BASE_MEM_H
 #define ASH_BASE_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdbool.h>
 
 enum mem_tag {
-    MEM_BASE = 1, MEM_TASK, MEM_IO, MEM_PSTORE, MEM_BUFFER, MEM_WAL, MEM_TXN, MEM_BTREE, MEM_TABLE, MEM_API, MEM_TOOL, MEM_TEST,
+    MEM_BASE = 1,
+    MEM_TASK,
+    MEM_IO,
+    MEM_PSTORE,
+    MEM_BUFFER,
+    MEM_WAL,
+    MEM_TXN,
+    MEM_BTREE,
+    MEM_TABLE,
+    MEM_API,
+    MEM_TOOL,
+    MEM_TEST,
     MEM_TAG_COUNT
 };
 
-/* NULL (and ASH_NO_MEMORY raised) on failure.  Free with mem_free() and the same tag and size-independent. */
+/* NULL (and ASH_NO_MEMORY raised) on failure.  Free with mem_free() and the same tag. */
 void *mem_alloc(enum mem_tag tag, size_t size) __attribute__((malloc, warn_unused_result));
 void *mem_zalloc(enum mem_tag tag, size_t size) __attribute__((malloc, warn_unused_result));
-void *mem_aligned(enum mem_tag tag, size_t align, size_t size) __attribute__((malloc, warn_unused_result));
+void *mem_aligned(enum mem_tag tag, size_t align, size_t size)
+    __attribute__((malloc, warn_unused_result));
 void *mem_realloc(enum mem_tag tag, void *p, size_t size) __attribute__((warn_unused_result));
 char *mem_strdup(enum mem_tag tag, const char *s) __attribute__((malloc, warn_unused_result));
 void mem_free(enum mem_tag tag, void *p); /* NULL allowed */
 
-/* Address space: reserved without memory; pages appear zeroed when touched.  huge: ask for huge pages (logs once when
- * neither MAP_HUGETLB nor madvise works); from 2 MiB on such a map starts at a multiple of 2 MiB.  Not inherited by fork().  NULL on failure, raised. */
+/* Address space: reserved without memory; pages appear zeroed when touched.  huge: ask for huge
+ * pages (logs once when neither MAP_HUGETLB nor madvise works); from 2 MiB on such a map starts at
+ * a multiple of 2 MiB.  Not inherited by fork().  NULL on failure, raised. */
 void *mem_map(enum mem_tag tag, size_t size, bool huge) __attribute__((warn_unused_result));
 void mem_unmap(enum mem_tag tag, void *p, size_t size);
-void mem_map_decommit(void *p, size_t size); /* gives the memory back, keeps the addresses, contents become zero */
+/* Gives the memory back and keeps the addresses; the contents become zero. */
+void mem_map_decommit(void *p, size_t size);
 
-/* Bytes in use by one subsystem: what the allocator set aside, at least what was asked for; for maps: the mapped size. */
+/* Bytes in use by one subsystem: what the allocator set aside, at least what was asked for; for
+ * maps: the mapped size. */
 uint64_t mem_used(enum mem_tag tag);
 const char *mem_tag_name(enum mem_tag tag);
 
-/* Test seam: the n-th allocation from now fails (1 = the next); sticky: all after it too; 0 switches off.
- * mem_fail_count() = allocations seen since the last mem_fail_at(n > 0); UINT64_MAX counts and fails none.  Per process. */
+/* Test seam, per process: the n-th allocation from now fails (1 = the next); sticky: all after it
+ * too; 0 switches off; UINT64_MAX only counts. */
 void mem_fail_at(uint64_t n, bool sticky);
+/* Allocations seen since the last mem_fail_at() with n > 0. */
 uint64_t mem_fail_count(void);
 
 #define MEM_FREE(tag, p) (mem_free((tag), (p)), (p) = NULL)

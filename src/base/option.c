@@ -342,7 +342,7 @@ options_parse(struct options *o, const char *text)
             return ash_raise(ASH_INVALID,
                              "Options are written name=value,name=value; '%.*s' is not",
                              (int)min_u64(64, end - p), p);
-        ash_rc rc = options_set(&changed, name, value);
+        ash_rc rc = options_set(PLANTED(906) ? o : &changed, name, value);
         if (rc != ASH_OK)
             return rc;
         if (*end == '\0')

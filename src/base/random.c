@@ -62,7 +62,8 @@ random_below(struct random *r, uint64_t bound)
     unsigned __int128 m = (unsigned __int128)random_u64(r) * bound;
     if ((uint64_t)m < bound) {
         uint64_t threshold = -bound % bound;
-        while ((uint64_t)m < threshold) /* ends: each turn passes with a chance above one half */
+        while (!PLANTED(907) &&
+               (uint64_t)m < threshold) /* ends: each turn passes with a chance above one half */
             m = (unsigned __int128)random_u64(r) * bound;
     }
     return (uint64_t)(m >> 64);

@@ -9,7 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct random { uint64_t s[4]; };
+struct random {
+    uint64_t s[4];
+};
 
 void random_init(struct random *r, uint64_t seed);
 uint64_t random_u64(struct random *r);
@@ -31,6 +33,7 @@ hash_u64(uint64_t x)
     x ^= x >> 32;
     return x;
 }
-uint64_t hash_bytes(const void *data, size_t size, uint64_t seed); /* in memory only, never stored */
+uint64_t
+hash_bytes(const void *data, size_t size, uint64_t seed); /* in memory only, never stored */
 
 #endif

@@ -44,14 +44,19 @@ START_TEST(below_is_uniform)
         ck_assert_double_lt(chi, (double)bound +
                                      6.0 * 23.0); /* mean bound-1, six standard deviations at 255 */
     }
-    uint64_t large = (UINT64_MAX / 3) * 2, upper = 0;
+    /* At two thirds of the range, multiplying without rejecting would give odd numbers of the lower
+     * half twice as often as even ones. */
+    uint64_t large = (UINT64_MAX / 3) * 2, upper = 0, odd = 0;
     for (int i = 0; i < 10000; i++) {
         uint64_t v = random_below(&r, large);
         ck_assert_uint_lt(v, large);
         upper += v >= large / 2;
+        odd += v < large / 2 && v % 2 != 0;
     }
     ck_assert_uint_gt(upper, 4700);
     ck_assert_uint_lt(upper, 5300);
+    ck_assert_uint_gt(odd, 2200);
+    ck_assert_uint_lt(odd, 2800);
 }
 END_TEST
 
