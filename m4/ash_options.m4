@@ -44,7 +44,7 @@ dnl initial-exec: a thread-local variable costs one instruction, not a call, als
 dnl library needs static TLS space when it is loaded by dlopen(); ours is below 1 KiB.
 AC_DEFUN([ASH_WARNINGS], [
   ASH_APPEND_CFLAGS([-std=gnu11 -fvisibility=hidden -fno-common -fno-strict-aliasing -ftls-model=initial-exec -Wall -Wextra
-    -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wcast-qual
+    -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith
     -Wcast-align -Wwrite-strings -Wundef -Wformat=2 -Wimplicit-fallthrough -Wdouble-promotion
     -Wconversion -Wno-sign-conversion -Wduplicated-cond -Wlogical-op -Wthread-safety])
   AS_IF([test "x$enable_werror" = xyes], [ASH_CFLAGS="$ASH_CFLAGS -Werror"])])

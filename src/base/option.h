@@ -9,7 +9,7 @@
 #include <ashlar.h>
 
 /* The one table, as an X-macro: O(name, type, unit, min, max, default, changeable, choices,
- * help).  Enum values are the index in `choices` (separated by '|'). Kept in option_table.h. */
+ * help).  Enum values are the index in `choices` (separated by '|').  Kept in option_table.h. */
 enum option_type {
     OPTION_INT,
     OPTION_SIZE,

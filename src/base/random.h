@@ -33,7 +33,8 @@ hash_u64(uint64_t x)
     x ^= x >> 32;
     return x;
 }
-uint64_t
-hash_bytes(const void *data, size_t size, uint64_t seed); /* in memory only, never stored */
+
+/* For use in memory only: never stored, may change. */
+uint64_t hash_bytes(const void *data, size_t size, uint64_t seed);
 
 #endif
