@@ -166,6 +166,7 @@ ASH_MUST_CHECK ash_rc txn_check(struct txn *t);
 bool txn_sees(struct txn *t, uint64_t writer);
 extern _Atomic uint64_t *
 txn_visible_below_ptr(struct txn_sys *sys); /* I2; trees may cache the pointer */
+void txn_move_horizon(struct txn_sys *sys); /* computes it anew, now */
 uint64_t
 txn_horizon(struct txn_sys *sys); /* I3; cached, grows in the background and when asked by purge */
 /* True when the version by `writer` is seen by every snapshot in use and later: its header (or the

@@ -269,6 +269,12 @@ txn__horizon_update(struct txn_sys *sys)
     task_mutex_unlock(&sys->attach_mutex);
 }
 
+void
+txn_move_horizon(struct txn_sys *sys)
+{
+    txn__horizon_update(sys);
+}
+
 uint64_t
 txn_horizon(struct txn_sys *sys)
 {

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * table_reap.c - opening the catalog, and the task that frees the pages of dropped tables.
+ *
+ * A tree is freed first and its "\0drop" row deleted after: a crash between repeats the freeing,
+ * which btree_destroy() allows.
+ */
+#include "table/table_int.h"
+
+#define CATALOG_REAP_WAIT_NS 20000000u /* 20 ms between looks at the horizon */
+
+ash_rc
+catalog_create(struct btree_env *env)
+{
+    uint64_t root;
+    ash_rc rc = btree_create(env, CATALOG_TREE, 0, &root);
+
+    ash_assert(rc != ASH_OK || root == CATALOG_ROOT); /* the first page of a new database */
+    return rc;
+}
+
+/* Without memory the tree waits for the next open, which finds its row again. */
+void
+catalog__reap_later(struct catalog *c, const struct table_row *row)
+{
+    struct catalog_reap *r = mem_zalloc(MEM_TABLE, sizeof(*r));
+
+    if (r == NULL)
+        return;
+    r->row = *row;
+    r->after = wal_reserved(c->env->wal); /* R2: after the mark */
+    task_mutex_lock(&c->mutex);
+    r->next = c->reap;
+    c->reap = r;
+    atomic_fetch_add(&c->reap_count, 1);
+    task_mutex_unlock(&c->mutex);
+    if (c->reaper != NULL)
+        task_unpark(c->reaper);
+}
+
+static struct catalog_reap *
+catalog_reap_due(struct catalog *c)
+{
+    uint64_t horizon = txn_horizon(c->env->txn);
+
+    task_mutex_lock(&c->mutex);
+    struct catalog_reap **at = &c->reap;
+    while (*at != NULL && (*at)->after > horizon)
+        at = &(*at)->next;
+    struct catalog_reap *r = *at;
+    if (r != NULL) {
+        *at = r->next;
+        atomic_fetch_sub(&c->reap_count, 1);
+    }
+    task_mutex_unlock(&c->mutex);
+    return r;
+}
+
+static ash_rc
+catalog_delete_drop_row(struct catalog *c, struct txn *t, void *arg)
+{
+    const struct table_row *row = arg;
+    uint8_t key[CATALOG_DROP_KEY];
+    ash_rc rc =
+        btree_write(&c->bt, t, BTREE_DELETE, catalog__drop_key(row->tree, key), ash_slice(NULL, 0));
+
+    return rc == ASH_NOT_FOUND ? ASH_OK : rc;
+}
+
+static void
+catalog_reap_one(struct catalog *c, struct catalog_reap *r)
+{
+    task_mutex_lock(&c->create_mutex);
+    ash_rc rc = btree_destroy(c->env, r->row.tree, r->row.root);
+    if (rc == ASH_OK)
+        rc = catalog__run(c, catalog_delete_drop_row, &r->row);
+    task_mutex_unlock(&c->create_mutex);
+    ash_ignore(rc); /* the row is still there: the next open tries again */
+    mem_free(MEM_TABLE, r);
+}
+
+static void
+catalog_reaper_main(void *arg)
+{
+    struct catalog *c = arg;
+
+    while (!atomic_load(&c->stopping)) {
+        struct catalog_reap *r = catalog_reap_due(c);
+        if (r != NULL)
+            catalog_reap_one(c, r);
+        else if (atomic_load(&c->reap_count) == 0)
+            task_park();
+        else {
+            txn_move_horizon(c->env->txn);
+            task_sleep_ns(CATALOG_REAP_WAIT_NS);
+        }
+    }
+}
+
+static ash_rc
+catalog_find_dropped(void *arg, const char *name, uint32_t tree, uint64_t root, uint8_t leaf_class)
+{
+    struct catalog *c = arg;
+    struct table_row row = { .tree = tree, .root = root, .page_size = PAGE_CLASS_SIZE(leaf_class) };
+
+    if (strcmp(name, "(dropped)") == 0)
+        catalog__reap_later(c, &row);
+    return ASH_OK;
+}
+
+ash_rc
+catalog_open(struct btree_env *env, bool read_only, uint32_t page_size_max, struct catalog **out)
+{
+    struct catalog *c = mem_zalloc(MEM_TABLE, sizeof(*c));
+
+    if (c == NULL)
+        return ASH_NO_MEMORY;
+    c->env = env;
+    c->page_size_max = page_size_max;
+    btree_init(&c->bt, env, CATALOG_TREE, CATALOG_ROOT, 0);
+    task_mutex_init(&c->create_mutex);
+    task_mutex_init(&c->mutex);
+    list_init(&c->tables);
+    ash_rc rc = catalog_trees(c, catalog_find_dropped, c);
+    if (rc == ASH_OK && !read_only)
+        rc = task_spawn(env->rt, "reaper", catalog_reaper_main, c, &c->reaper);
+    if (rc != ASH_OK) {
+        catalog_close(c);
+        return rc;
+    }
+    *out = c;
+    return ASH_OK;
+}
+
+void
+catalog_close(struct catalog *c)
+{
+    if (c == NULL)
+        return;
+    if (c->reaper != NULL) {
+        atomic_store(&c->stopping, true);
+        task_unpark(c->reaper);
+        task_join(c->reaper);
+    }
+    ash_assert(list_empty(&c->tables));
+    while (c->reap != NULL) {
+        struct catalog_reap *next = c->reap->next;
+        mem_free(MEM_TABLE, c->reap);
+        c->reap = next;
+    }
+    mem_free(MEM_TABLE, c);
+}
