@@ -11,6 +11,8 @@
  *   R4  Addresses, lengths and offsets are multiples of io_file_align() (4096 unless the file says more).
  *   R5  The exclusive lock is an flock() on a data file's own descriptor, so it outlives the process only as long as its I/O in flight.
  *   R6  A completed write is volatile until io_flush() of the file completed after it, unless the file was opened with IO_DSYNC.
+ *   R7  A request that would read beyond the end of the file fails with ASH_CORRUPT (ask io_file_size first).
+ *   R8  After fork() a child may only call the close functions; requests fail with ASH_MISUSE there.
  */
 #ifndef ASH_STORAGE_IO_H
 #define ASH_STORAGE_IO_H
@@ -45,7 +47,7 @@ struct io_options {
     struct sim_disk *disk;    /* IO_BACKEND_SIM only */
 };
 
-/* AUTO takes uring when a ring with the flags that will be used can be made, else threads with one logged warning. */
+/* URING and AUTO take uring when a ring with the flags that will be used can be made, else threads with one logged warning. */
 ASH_MUST_CHECK ash_rc io_create(const struct io_options *options, struct io **out);
 void io_destroy(struct io *io); /* all files closed */
 enum io_backend_kind io_backend(const struct io *io);
@@ -107,6 +109,9 @@ struct io_req {
     uint32_t progress, slot, retries;
     struct io_req *next;
     struct iovec iov_local[2];
+    uint32_t crc;            /* of the data when it was submitted, where that is checked */
+    void *backend;           /* the backend's own */
+    bool quiet;              /* a failure does not poison (io_file_allocate) */
 };
 
 /* Queues requests; does not park unless too many are in flight.  Requests to a poisoned manager fail when waited for.
@@ -122,7 +127,8 @@ ASH_MUST_CHECK ash_rc io_write(struct io_file *f, const void *buf, uint32_t byte
 ASH_MUST_CHECK ash_rc io_flush(struct io_file *f, enum io_class class); /* fdatasync; not retried (R3) */
 
 /* Tells the rings about long-lived buffer memory (frame arena, log buffer) so that requests inside use registered buffers.  Best
- * effort: a memlock limit is one logged line and no error. */
+ * effort: a memlock limit is one logged line and no error.  Registered memory is pinned: until io_unregister_buffer() it must not be
+ * unmapped, decommitted (mem_map_decommit) or remapped, or requests would go to pages that nobody sees any more. */
 void io_register_buffer(struct io *io, void *base, size_t bytes);
 void io_unregister_buffer(struct io *io, void *base);
 
@@ -134,5 +140,8 @@ struct io_stats {
     uint64_t requests[IO_CLASS_COUNT], bytes[IO_CLASS_COUNT], flushes, syscalls, retries;
 };
 void io_stats(struct io *io, struct io_stats *out);
+struct hist;
+/* Adds the latencies (ns from io_submit to completion) of all finished requests of a class to `into`. Not kept in simulation. */
+void io_latency(struct io *io, enum io_class class, struct hist *into);
 
 #endif

@@ -5,6 +5,10 @@
  * Per file: a durable image and the writes since the last successful flush (pending).  A power cut keeps, for each
  * pending write, none, all, or any subset of its 512-byte sectors, in any order; unsynced creates, renames, unlinks and
  * size changes are kept or dropped one by one.  A sim_disk outlives the `struct io` and runtime of one simulated life.
+ *
+ * A flush covers the writes that had completed when it was submitted; those still in flight stay pending.  A failed flush loses
+ * each of the writes it covers wholly, in part or not at all, at once and for ever; a later flush knows nothing of them.
+ * A disk, and all disks cut from it, belong to one thread at a time: they share pages.
  */
 #ifndef ASH_STORAGE_SIM_DISK_H
 #define ASH_STORAGE_SIM_DISK_H
@@ -28,11 +32,18 @@ enum sim_fault_kind {
 /* A fault on the n-th request (1-based, counted over all requests of kind `op`; op 0: any, incl. directory operations). */
 struct sim_fault {
     enum sim_fault_kind kind;
-    int op;            /* enum io_op, or 0 */
+    int op;            /* enum io_op, enum sim_op, or 0 */
     uint64_t nth;
     bool sticky;       /* all after it too */
     int sys_errno;
-    int64_t delta;
+    int64_t delta;     /* MISDIRECT: bytes (0: 4096); SHORT: bytes transferred (0: drawn); DELAY: ns */
+};
+
+/* Kinds beside enum io_op that a fault can name. */
+enum sim_op {
+    SIM_OP_DIR = 4,  /* create, rename, unlink, sync of a directory */
+    SIM_OP_SIZE = 5, /* allocate, truncate */
+    SIM_OP_COUNT
 };
 
 enum sim_cut_policy { /* what a power cut keeps of the pending writes */
@@ -52,6 +63,11 @@ void sim_disk_latency(struct sim_disk *d, uint64_t min_ns, uint64_t max_ns); /* 
  * task_sim_halt().  0: never. */
 void sim_disk_cut_at(struct sim_disk *d, uint64_t nth, void (*fn)(void *arg), void *arg);
 uint64_t sim_disk_events(const struct sim_disk *d); /* events so far in this life */
+uint64_t sim_disk_requests(const struct sim_disk *d, int op); /* counted as sim_fault.nth counts them */
+
+/* A new life on the same disk after a simulation was halted, with all that had completed in place (a process crash): releases the
+ * dead life's locks, lets its requests in flight land or not, counts events and requests from 0.  Cut images need no restart. */
+void sim_disk_restart(struct sim_disk *d);
 
 /* A new disk that holds what a power cut now would leave, drawn from `seed`.  Cheap: images are shared copy-on-write. The original is
  * not changed, so many images can be drawn from one moment. */
