@@ -20,7 +20,7 @@ crc32c(uint32_t crc, const void *data, size_t size)
     while (size > 0) {
         size_t n = size < PIECE_MAX ? size : PIECE_MAX;
         /* isa-l forgot the const; it only reads. */
-        state = crc32_iscsi((unsigned char *)(uintptr_t)p, (int)n, state);
+        state = crc32_iscsi((unsigned char *)p, (int)n, state);
         p += n;
         size -= n;
     }
