@@ -66,7 +66,7 @@ awk 'FNR == 1 { off = 0; end = FILENAME ~ /\.h$/ ? 180 : 130 } /clang-format off
      !off && length > end { print FILENAME ":" FNR }' "${c_files[@]}" | rule "line too long (aim at 100 columns)"
 grep -nE '[[:blank:]]+$' "${c_files[@]}" | rule "blank at the end of the line"
 grep -nP '\t' "${c_files[@]}" | cut -d: -f1,2 | rule "use spaces, not tabs"
-grep -nE 'FIXME|XXX|TODO' "${c_files[@]}" | rule "resolve it, or list it under 'Not done' in the README"
+grep -nE '\b(FIXME|XXX|TODO)\b' "${c_files[@]}" | rule "resolve it, or list it under 'Not done' in the README"
 
 # --- Names that never appear ---
 grep -E '\b(sprintf|vsprintf|strcpy|strcat|strncpy|strncat|gets|alloca|strtok|atoi|atol|setjmp|longjmp)[[:blank:]]*\(' <<<"$all_code" |
