@@ -21,7 +21,8 @@
 #define WRITE_BUFFERS 4 /* memtables; the wiki's example for sustained writes */
 #define WRITE_BUFFER_MAX (64ull << 20)
 #define WRITE_BUFFER_MIN (4ull << 20)
-#define BLOCK_SIZE (16u << 10)
+#define BLOCK_SIZE_CACHED (16u << 10) /* the wiki's basic tuning */
+#define BLOCK_SIZE_LARGE (8u << 10)   /* data beyond the cache: measured a fifth faster for gets, no slower for scans */
 #define BLOOM_BITS 10
 #define BLOCK_CACHE_MIN (8ull << 20)
 #define BACKGROUND_JOBS_MIN 4
@@ -55,6 +56,12 @@ split_memory(const struct bench_setup *setup, uint64_t *write_buffer_out, uint64
     *block_cache_out = BLOCK_CACHE_MIN;
     if (setup->cache_bytes > WRITE_BUFFERS * buffer + BLOCK_CACHE_MIN)
         *block_cache_out = setup->cache_bytes - WRITE_BUFFERS * buffer;
+}
+
+static unsigned
+block_size(const struct bench_setup *setup)
+{
+    return setup->data_bytes > setup->cache_bytes ? BLOCK_SIZE_LARGE : BLOCK_SIZE_CACHED;
 }
 
 static int
@@ -102,7 +109,7 @@ rocks_describe(const struct bench_setup *setup, char *out, size_t size)
     snprintf(out, size,
              "TransactionDB; block cache %llu, write buffers %d x %llu, block size %u, bloom %d bits, leveled with dynamic level "
              "bytes, %d background jobs, %s, %s, no compression",
-             (unsigned long long)cache, WRITE_BUFFERS, (unsigned long long)buffer, BLOCK_SIZE, BLOOM_BITS, background_jobs(),
+             (unsigned long long)cache, WRITE_BUFFERS, (unsigned long long)buffer, block_size(setup), BLOOM_BITS, background_jobs(),
              wal_text(setup->durability), setup->page_cache ? "buffered I/O" : "direct I/O");
 }
 
@@ -121,20 +128,18 @@ rocks_raise(const char *what, char *message)
 }
 
 static void
-set_table_options(struct rocks_db *db, uint64_t block_cache)
+set_table_options(struct rocks_db *db, const struct bench_setup *setup, uint64_t block_cache)
 {
     rocksdb_block_based_table_options_t *table = rocksdb_block_based_options_create();
 
     db->cache = rocksdb_cache_create_lru(block_cache);
     rocksdb_block_based_options_set_block_cache(table, db->cache);
-    rocksdb_block_based_options_set_block_size(table, BLOCK_SIZE);
+    rocksdb_block_based_options_set_block_size(table, block_size(setup));
     rocksdb_block_based_options_set_format_version(table, 5);
     rocksdb_block_based_options_set_filter_policy(table, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS));
     rocksdb_block_based_options_set_cache_index_and_filter_blocks(table, 1);
     rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1);
     rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1);
-    rocksdb_block_based_options_set_data_block_index_type(
-        table, rocksdb_block_based_table_data_block_index_type_binary_search_and_hash);
     rocksdb_options_set_block_based_table_factory(db->options, table);
     rocksdb_block_based_options_destroy(table);
 }
@@ -162,7 +167,7 @@ set_options(struct rocks_db *db, const struct bench_setup *setup)
         rocksdb_options_set_use_direct_reads(o, 1);
         rocksdb_options_set_use_direct_io_for_flush_and_compaction(o, 1);
     }
-    set_table_options(db, cache);
+    set_table_options(db, setup, cache);
 }
 
 static void
