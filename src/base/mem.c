@@ -30,6 +30,7 @@
 #include "base/counter.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/mem_int.h"
 
 #define HUGE_PAGE     ((size_t)2 << 20)
 #define DONT_DUMP_MIN ((size_t)64 << 20) /* core dumps leave out maps from this size on */
@@ -120,13 +121,16 @@ tagged_alloc(enum mem_tag tag, size_t align, size_t size, bool zero)
     void *p = NULL;
 
     ash_assert(tag_valid(tag));
+    struct mem_arena *arena = mem_arena_current;
     if (ASH_LIKELY(!fail_now()))
-        p = heap_alloc(align, size != 0 ? size : 1, zero);
+        p = ASH_UNLIKELY(arena != NULL) ? mem__arena_alloc(arena, tag, align, size, zero)
+                                        : heap_alloc(align, size != 0 ? size : 1, zero);
     if (ASH_UNLIKELY(p == NULL)) {
         raise_no_memory(tag, size);
         return NULL;
     }
-    counter_add(&used[tag], heap_size(p));
+    if (ASH_LIKELY(arena == NULL))
+        counter_add(&used[tag], heap_size(p));
     return p;
 }
 
@@ -158,8 +162,12 @@ mem_realloc(enum mem_tag tag, void *p, size_t size)
     if (p == NULL)
         return mem_alloc(tag, size);
     ash_assert(tag_valid(tag));
-    size_t before = heap_size(p);
-    if (ASH_LIKELY(!fail_now())) {
+    struct mem_arena *arena = mem__arena_of(p);
+    size_t before = arena != NULL ? 0 : heap_size(p);
+    if (ASH_UNLIKELY(arena != NULL)) {
+        if (!fail_now())
+            moved = mem__arena_realloc(arena, tag, p, size);
+    } else if (ASH_LIKELY(!fail_now())) {
 #ifdef ASH_JEMALLOC
         moved = rallocx(p, size != 0 ? size : 1, 0);
 #else
@@ -172,7 +180,7 @@ mem_realloc(enum mem_tag tag, void *p, size_t size)
         raise_no_memory(tag, size);
         return NULL; /* p is as it was */
     }
-    if (!PLANTED(903))
+    if (arena == NULL && !PLANTED(903))
         counter_add(&used[tag],
                     heap_size(moved) - before); /* may be "negative": wraps, see above */
     return moved;
@@ -194,6 +202,11 @@ mem_free(enum mem_tag tag, void *p)
     if (p == NULL)
         return;
     ash_assert(tag_valid(tag));
+    struct mem_arena *arena = mem__arena_of(p);
+    if (ASH_UNLIKELY(arena != NULL)) {
+        mem__arena_free(arena, tag, p);
+        return;
+    }
     size_t size = heap_size(p);
     counter_add(&used[tag], -(uint64_t)size);
 #ifdef ASH_DEBUG
@@ -264,9 +277,13 @@ mem_map(enum mem_tag tag, size_t size, bool huge)
     ash_assert(tag_valid(tag));
     size = round_up(size, 4096);
     ash_assert(size > 0);
+    struct mem_arena *arena = mem_arena_current;
     if (!fail_now()) {
-        p = huge && size >= HUGE_PAGE ? map_huge(size) : map_plain(size);
-        err = errno;
+        if (arena != NULL)
+            p = mem__arena_map(arena, tag, size);
+        else
+            p = huge && size >= HUGE_PAGE ? map_huge(size) : map_plain(size);
+        err = arena != NULL ? ENOMEM : errno;
     }
     if (p == NULL) {
         ash_ignore(ash_raise_sys(
@@ -275,6 +292,8 @@ mem_map(enum mem_tag tag, size_t size, bool huge)
             size, mem_tag_name(tag)));
         return NULL;
     }
+    if (arena != NULL)
+        return p;
     /* Advice may fail without harm: a child then copies the pages, a core dump holds them. */
     madvise(p, size, MADV_DONTFORK);
     if (size >= DONT_DUMP_MIN)
@@ -290,6 +309,11 @@ mem_unmap(enum mem_tag tag, void *p, size_t size)
         return;
     ash_assert(tag_valid(tag));
     size = round_up(size, 4096);
+    struct mem_arena *arena = mem__arena_of(p);
+    if (arena != NULL) {
+        mem__arena_unmap(arena, tag, p, size);
+        return;
+    }
     int rc = munmap(p, size);
     ash_assert(rc == 0);
     counter_add(&used[tag], -(uint64_t)size);
@@ -310,6 +334,8 @@ uint64_t
 mem_used(enum mem_tag tag)
 {
     ash_assert(tag_valid(tag));
+    if (mem_arena_current != NULL)
+        return mem__arena_used(mem_arena_current, tag);
     return counter_sum(&used[tag]);
 }
 

@@ -61,6 +61,9 @@ ASH_MUST_CHECK ash_rc task_sim_at(struct task_runtime *rt, uint64_t at_ns, void 
 struct random *task_sim_random(struct task_runtime *rt); /* the scheduler's generator; fork your own from it */
 bool task_runtime_is_sim(const struct task_runtime *rt);
 uint64_t task_sim_steps(const struct task_runtime *rt); /* so far */
+/* Bytes allocated during the run and not freed.  After a run that ended with ASH_OK: what leaked.  What is there at
+ * task_runtime_destroy() is released with it, whatever the outcome: results must be copied out before. */
+uint64_t task_sim_memory(const struct task_runtime *rt);
 
 void task_runtime_destroy(struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
 

@@ -41,19 +41,6 @@
 #define TASK__STACK_MIN ((size_t)16 << 10)
 #define TASK__NAME_MAX 32 /* bytes with the ending zero; longer names are cut */
 
-/* Placeholders until src/base has arenas. */
-struct mem_arena;
-static inline struct mem_arena *
-mem_arena_suspend(void)
-{
-    return NULL;
-}
-static inline void
-mem_arena_resume(struct mem_arena *a)
-{
-    (void)a;
-}
-
 /* ---- Stacks (task_stack.c) ---- */
 
 /* One mapping: guard pages that fault, then the stack, with this head at its upper end. */

@@ -102,6 +102,11 @@ task_sim_create(const struct task_sim_options *options, struct task_runtime **ou
     mem_arena_resume(arena);
     if (s == NULL)
         return ASH_NO_MEMORY;
+    s->arena = mem_arena_begin();
+    if (s->arena == NULL) {
+        mem_free(MEM_TASK, s);
+        return ASH_NO_MEMORY;
+    }
     s->rt.is_sim = true;
     random_init(&s->random, options->seed);
     random_init(&s->entropy, random_u64(&s->random));
@@ -150,6 +155,7 @@ task__sim_destroy(struct task_runtime *rt)
         sim_task_drop(list_entry(it, struct task, link));
     }
     mem_free(MEM_TASK, s->ready);
+    mem_arena_release(s->arena);
     mem_free(MEM_TASK, s);
 }
 
@@ -177,6 +183,12 @@ uint64_t
 task_sim_steps(const struct task_runtime *rt)
 {
     return ((const struct sim *)rt)->steps;
+}
+
+uint64_t
+task_sim_memory(const struct task_runtime *rt)
+{
+    return mem_arena_used(((const struct sim *)rt)->arena);
 }
 
 static void

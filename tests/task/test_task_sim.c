@@ -511,6 +511,11 @@ cut_worker(void *arg)
 {
     struct cut *c = arg;
     for (int i = 0; i < 20; i++) {
+        char *kept = mem_alloc(MEM_TEST, 100); /* nobody frees it after the cut */
+        char *map = mem_map(MEM_TEST, 10000, false);
+        ck_assert(kept != NULL && map != NULL && map[9999] == 0);
+        memset(kept, 1, 100);
+        memset(map, 1, 10000);
         task_mutex_lock(&c->w.mutex);
         c->w.shared++;
         if (!c->from_event && c->w.shared == c->at) {
@@ -519,6 +524,8 @@ cut_worker(void *arg)
         }
         task_point();
         task_mutex_unlock(&c->w.mutex);
+        mem_free(MEM_TEST, kept);
+        mem_unmap(MEM_TEST, map, 10000);
     }
 }
 
@@ -550,10 +557,11 @@ START_TEST(a_power_cut_at_any_step_leaves_nothing)
 {
     for (uint64_t seed = 0; seed < 20; seed++)
         cut_run(seed); /* fills the caches */
-    uint64_t used = mem_used(MEM_TASK);
+    uint64_t used = mem_used(MEM_TASK), used_test = mem_used(MEM_TEST);
     for (uint64_t seed = 0; seed < test_scale(1000, 100000); seed++)
         cut_run(seed);
     ck_assert_uint_eq(mem_used(MEM_TASK), used);
+    ck_assert_uint_eq(mem_used(MEM_TEST), used_test);
 }
 END_TEST
 
@@ -598,6 +606,7 @@ START_TEST(executors_run_all_requests)
         ck_assert_msg(task_sim_run(r.rt, requests_main, &r) == ASH_OK, "seed %llu: %s", (unsigned long long)seed,
                       err_current()->message);
         together += r.running_max == 3;
+        ck_assert_uint_eq(task_sim_memory(r.rt), 0);
         task_runtime_destroy(r.rt);
     }
     ck_assert_uint_gt(together, 100);
