@@ -62,7 +62,9 @@ ASH_MUST_CHECK ash_rc catalog_table_open(struct catalog *c,
                                          struct txn *t,
                                          const char *name,
                                          struct table **out);
+struct table *catalog_table_ref(struct catalog *c, struct table *table); /* one more user */
 void catalog_table_close(struct catalog *c, struct table *table);
+bool catalog_tree_dropped(struct catalog *c, uint32_t tree); /* it waits to be reaped */
 ASH_MUST_CHECK ash_rc catalog_table_list(struct catalog *c,
                                          struct txn *t,
                                          ash_table_list_fn fn,

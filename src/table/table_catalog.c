@@ -72,11 +72,7 @@ catalog__run(struct catalog *c,
             err_restore(&why);
         }
     }
-    if (t->open)
-        /* poisoned: it keeps its place among the open ones until the database is closed */
-        c->stuck = true;
-    else
-        txn_detach(t);
+    txn_detach(t);
     return rc;
 }
 
@@ -308,6 +304,15 @@ catalog_table_open(struct catalog *c, struct txn *t, const char *name, struct ta
 out:
     task_mutex_unlock(&c->mutex);
     return rc;
+}
+
+struct table *
+catalog_table_ref(struct catalog *c, struct table *table)
+{
+    task_mutex_lock(&c->mutex);
+    table->refs++;
+    task_mutex_unlock(&c->mutex);
+    return table;
 }
 
 void

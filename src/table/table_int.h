@@ -33,7 +33,6 @@ struct catalog {
     struct btree_env *env;
     struct btree bt;
     uint32_t page_size_max;
-    bool stuck;
 
     /* the two transactions of a create; the reaper takes it for each tree.  Before `mutex`. */
     struct task_mutex create_mutex;

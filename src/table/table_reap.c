@@ -56,6 +56,18 @@ catalog_reap_due(struct catalog *c)
     return r;
 }
 
+bool
+catalog_tree_dropped(struct catalog *c, uint32_t tree)
+{
+    bool found = false;
+
+    task_mutex_lock(&c->mutex);
+    for (struct catalog_reap *r = c->reap; r != NULL && !found; r = r->next)
+        found = r->row.tree == tree;
+    task_mutex_unlock(&c->mutex);
+    return found;
+}
+
 static ash_rc
 catalog_delete_drop_row(struct catalog *c, struct txn *t, void *arg)
 {

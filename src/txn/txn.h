@@ -108,6 +108,8 @@ ASH_MUST_CHECK ash_rc txn_start(struct txn_sys *sys, struct wal *wal);
 void txn_stop(struct txn_sys *sys); /* stops the purge task */
 void txn_sys_destroy(struct txn_sys *sys);
 void txn_set_lock_timeout(struct txn_sys *sys, uint64_t ms);
+void txn_set_version_limit(struct txn_sys *sys, uint64_t bytes);
+bool txn_is_garbage(struct txn_sys *sys, uint64_t page); /* it waits to be freed */
 
 /* ---- A transaction: one per session, used again and again ---- */
 
@@ -131,7 +133,7 @@ struct txn {
 };
 
 ASH_MUST_CHECK ash_rc txn_attach(struct txn_sys *sys, struct txn **out); /* for a session */
-void txn_detach(struct txn *t);                                          /* must not be open */
+void txn_detach(struct txn *t); /* NULL allowed; open only when its rollback failed */
 
 struct txn_begin_options {
     enum ash_isolation isolation;

@@ -25,7 +25,7 @@ txn_sys_create(const struct txn_options *options, struct txn_sys **out)
     sys->pool = options->pool;
     sys->rt = options->rt;
     sys->ops = options->ops;
-    sys->version_limit = options->version_limit;
+    atomic_store(&sys->version_limit, options->version_limit);
     atomic_store(&sys->lock_timeout_ms, options->lock_timeout_ms);
     atomic_store(&sys->next_id, 1);
     atomic_store(&sys->visible_below, 1);
@@ -95,6 +95,12 @@ txn_set_lock_timeout(struct txn_sys *sys, uint64_t ms)
     atomic_store(&sys->lock_timeout_ms, ms);
 }
 
+void
+txn_set_version_limit(struct txn_sys *sys, uint64_t bytes)
+{
+    atomic_store(&sys->version_limit, bytes);
+}
+
 ash_rc
 txn_attach(struct txn_sys *sys, struct txn **out)
 {
@@ -111,15 +117,18 @@ txn_attach(struct txn_sys *sys, struct txn **out)
     return ASH_OK;
 }
 
+/* An open one is left as it is: its state stays ACTIVE, so its changes stay invisible; its locks go with its memory. */
 void
 txn_detach(struct txn *t)
 {
     if (t == NULL)
         return;
-    ash_assert(!t->open);
+    if (t->priv->locks != NULL)
+        txn__unlock_all(t, atomic_load(&t->id));
     task_mutex_lock(&t->sys->attach_mutex);
     list_remove(&t->priv->link);
     task_mutex_unlock(&t->sys->attach_mutex);
+    txn__purge_clear(t);
     mem_free(MEM_TXN, t->priv->garbage);
     mem_free(MEM_TXN, t);
 }

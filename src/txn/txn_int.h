@@ -91,7 +91,7 @@ struct txn_sys {
     struct task_runtime *rt;
     struct txn_ops ops;
     _Atomic uint64_t lock_timeout_ms;
-    uint64_t version_limit;
+    _Atomic uint64_t version_limit;
 
     _Atomic uint64_t next_id ASH_ALIGNED_LINE;
     _Atomic uint64_t visible_below ASH_ALIGNED_LINE;

@@ -125,6 +125,18 @@ txn__pending_take(struct txn *t, uint64_t commit_lsn)
     txn__purge_clear(t);
 }
 
+bool
+txn_is_garbage(struct txn_sys *sys, uint64_t page)
+{
+    bool found = false;
+
+    task_mutex_lock(&sys->pending_mutex);
+    for (uint32_t i = 0; i < sys->garbage_count && !found; i++)
+        found = sys->garbage[i].page == page;
+    task_mutex_unlock(&sys->pending_mutex);
+    return found;
+}
+
 /* Frees pending pages below the horizon, in batches of one tree. */
 static ash_rc
 txn_purge_garbage(struct txn_sys *sys, bool *more_out)

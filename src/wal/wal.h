@@ -32,6 +32,9 @@ struct wal_options {
     unsigned writers;            /* blocks in flight, 1..8 */
     uint8_t uuid[16];
     uint32_t epoch;              /* of this life: larger than any before */
+    /* Makes and writes no file: reserved = durable = at->lsn for ever, wal_append() fails with
+     * ASH_READ_ONLY, wal_read() works. */
+    bool read_only;
 };
 
 /* Where a log ends or begins. */
@@ -81,6 +84,9 @@ void wal_tell(const struct wal *wal, struct wal_position *out); /* position of t
 
 struct wal_stats { uint64_t records, bytes, blocks, block_bytes, flush_waits, reads_buffer, reads_disk, segments, recycled; };
 void wal_stats(const struct wal *wal, struct wal_stats *out);
+
+/* Removes every segment and spare: for a database whose creation was interrupted. */
+ASH_MUST_CHECK ash_rc wal_remove_all(struct io *io, struct io_dir *dir);
 
 /* ---- Reading a log from disk: recovery, verify, inspect ---- */
 

@@ -48,13 +48,24 @@ struct checkpoint_options {
     struct pstore *pstore;
     uint64_t log_limit;        /* bytes of log after which a checkpoint starts; pacing keeps redo below */
     uint64_t interval_ms;
+    uint32_t epoch;            /* of the log */
+    bool manual;               /* no task: only checkpoint_now() and checkpoint_final() (tests) */
     const struct recover_participant *participants;
     unsigned participant_count;
 };
 /* Starts the checkpointer task. */
 ASH_MUST_CHECK ash_rc checkpoint_start(const struct checkpoint_options *options, struct checkpointer **out);
 ASH_MUST_CHECK ash_rc checkpoint_now(struct checkpointer *c); /* one whole checkpoint; parks */
-void checkpoint_stop(struct checkpointer *c);                /* stops the task; no final checkpoint by itself */
+/* The last one of this life, marked clean: nothing follows it in the log, the next open has nothing
+ * to redo. */
+ASH_MUST_CHECK ash_rc checkpoint_final(struct checkpointer *c);
+void checkpoint_tune(struct checkpointer *c, uint64_t log_limit, uint64_t interval_ms);
+/* Stops the task and frees it; no final checkpoint by itself; NULL allowed. */
+void checkpoint_stop(struct checkpointer *c);
+
+/* Appends the MAP record that says where `count` pages have gone (buf_log_ops.append_map). */
+ASH_MUST_CHECK ash_rc recover_append_map(struct wal *wal, const struct pstore_write *writes, unsigned count,
+                                         uint64_t *end_out);
 
 struct recover_options {
     struct io *io;
@@ -74,8 +85,5 @@ struct recover_result {
 };
 /* Analysis and redo.  Pages it changed are dirty in the pool.  ASH_CORRUPT names segment and offset or page. */
 ASH_MUST_CHECK ash_rc recover_run(const struct recover_options *options, struct recover_result *result_out);
-
-/* Writes the first checkpoint of a new database (empty tables). */
-ASH_MUST_CHECK ash_rc checkpoint_first(const struct checkpoint_options *options);
 
 #endif

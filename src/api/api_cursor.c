@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * api_cursor.c - cursors: the session's snapshot inside a transaction, a snapshot of their own outside.
+ */
+#include "api/api_int.h"
+
+static ash_rc
+api_cursor_own_txn(ash_session *s, ash_cursor *c)
+{
+    struct txn_begin_options begin = { .isolation = ASH_SNAPSHOT, .durability = s->durability, .read_only = true };
+    ash_rc rc = txn_attach(s->db->txn, &c->txn);
+
+    if (rc != ASH_OK)
+        return rc;
+    c->own_txn = true;
+    return txn_begin(c->txn, &begin);
+}
+
+static void
+api_cursor_free(ash_cursor *c)
+{
+    btree_cursor_close(c->cursor);
+    if (c->own_txn) {
+        if (c->txn->open)
+            ash_ignore(txn_commit(c->txn, /* wait= */ false, NULL)); /* it has read only */
+        txn_detach(c->txn);
+    }
+    if (c->table != NULL)
+        catalog_table_close(c->session->db->catalog, c->table);
+    list_remove(&c->link);
+    mem_free(MEM_API, c);
+}
+
+ash_rc
+ash_cursor_open(ash_session *s, ash_table *table, const struct ash_cursor_options *options, ash_cursor **cursor_out)
+{
+    static const struct ash_cursor_options everything;
+    ash_rc rc = api_check_db(s->db);
+
+    if (rc != ASH_OK)
+        return rc;
+    if (table->db != s->db)
+        return ash_raise(ASH_MISUSE, "The table and the session belong to different databases.");
+    ash_cursor *c = mem_zalloc(MEM_API, sizeof(*c));
+    if (c == NULL)
+        return ASH_NO_MEMORY;
+    list_init(&c->link);
+    c->session = s;
+    c->reverse = options != NULL && options->reverse;
+    if (s->in_transaction) {
+        c->txn = s->txn;
+        list_push_back(&s->cursors, &c->link);
+        rc = txn_statement(c->txn, /* write= */ false);
+    } else {
+        rc = api_cursor_own_txn(s, c);
+    }
+    if (rc == ASH_OK)
+        rc = api__table_alive(table);
+    if (rc == ASH_OK) {
+        c->table = catalog_table_ref(s->db->catalog, table->table);
+        rc = btree_cursor_open(&table->table->bt, c->txn, options == NULL ? &everything : options, &c->cursor);
+    }
+    if (rc != ASH_OK) {
+        api_cursor_free(c);
+        return rc;
+    }
+    *cursor_out = c;
+    return ASH_OK;
+}
+
+void
+ash_cursor_close(ash_cursor *c)
+{
+    if (c == NULL || api_check_db(c->session->db) != ASH_OK)
+        return;
+    api_cursor_free(c);
+}
+
+/* The transaction ends: its cursors keep their handles but nothing else. */
+void
+api__cursors_end(ash_session *s)
+{
+    LIST_FOREACH_SAFE(it, tmp, &s->cursors)
+    {
+        ash_cursor *c = list_entry(it, ash_cursor, link);
+        btree_cursor_close(c->cursor);
+        c->cursor = NULL;
+        list_remove(&c->link);
+    }
+}
+
+static ash_rc
+api_cursor_begin(ash_cursor *c)
+{
+    ash_rc rc = api_check_db(c->session->db);
+
+    if (rc != ASH_OK)
+        return rc;
+    if (c->cursor == NULL)
+        return ash_raise(ASH_MISUSE, "The cursor's transaction has ended; close the cursor.");
+    return txn_statement(c->txn, /* write= */ false);
+}
+
+static ash_rc
+api_cursor_end(ash_cursor *c, ash_rc rc)
+{
+    ash_rc checked = txn_check(c->txn);
+
+    return checked != ASH_OK ? checked : rc;
+}
+
+static ash_rc
+api_cursor_step(ash_cursor *c, bool forward, struct ash_row *row_out)
+{
+    struct btree_row row;
+    ash_rc rc = api_cursor_begin(c);
+
+    if (rc != ASH_OK)
+        return rc;
+    rc = api_cursor_end(c, btree_cursor_step(c->cursor, forward, &row));
+    if (rc == ASH_OK) {
+        row_out->key = row.key;
+        row_out->value = row.value;
+    }
+    return rc;
+}
+
+ash_rc
+ash_cursor_next(ash_cursor *c, struct ash_row *row_out)
+{
+    return api_cursor_step(c, !c->reverse, row_out);
+}
+
+ash_rc
+ash_cursor_prev(ash_cursor *c, struct ash_row *row_out)
+{
+    return api_cursor_step(c, c->reverse, row_out);
+}
+
+ash_rc
+ash_cursor_seek(ash_cursor *c, struct ash_slice key)
+{
+    ash_rc rc = api_cursor_begin(c);
+
+    if (rc != ASH_OK)
+        return rc;
+    if (key.size > ASH_KEY_SIZE_MAX)
+        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is larger than the limit of %d bytes.", key.size, ASH_KEY_SIZE_MAX);
+    return btree_cursor_seek(c->cursor, key, !c->reverse);
+}
+
+static_assert(sizeof(struct ash_row) == sizeof(struct btree_row), "rows are handed through");
+
+ash_rc
+ash_cursor_batch(ash_cursor *c, size_t capacity, struct ash_row *rows_out, size_t *count_out)
+{
+    ash_rc rc = api_cursor_begin(c);
+
+    if (rc != ASH_OK)
+        return rc;
+    if (capacity == 0)
+        return ash_raise(ASH_INVALID, "ash_cursor_batch needs room for at least one row.");
+    return api_cursor_end(c, btree_cursor_batch(c->cursor, !c->reverse, capacity, (struct btree_row *)(void *)rows_out, count_out));
+}

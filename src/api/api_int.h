@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * api_int.h - database, session, table and cursor objects behind the public handles.
+ */
+#ifndef ASH_API_INT_H
+#define ASH_API_INT_H
+
+#include <stdio.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/error.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/option.h"
+#include "btree/btree.h"
+#include "buffer/buffer.h"
+#include "storage/pstore.h"
+#include "table/table.h"
+#include "table/table_format.h"
+#include "task/task.h"
+#include "txn/txn.h"
+#include "wal/wal.h"
+#include "wal/wal_recover.h"
+
+struct ash_db {
+    struct options options;
+    struct db_seams seams;
+    bool read_only, own_runtime;
+    uint32_t fork_generation;
+    char *path;
+
+    struct task_runtime *rt;
+    struct io *io;
+    struct io_dir *dir;
+    struct pstore *pstore;
+    struct buf_pool *pool;
+    struct wal *wal;
+    struct txn_sys *txn;
+    struct btree_env env;
+    struct catalog *catalog;
+    struct checkpointer *checkpointer;
+    struct recover_participant participant;
+    uint32_t epoch;               /* of the log in this life */
+
+    struct task_mutex mutex;      /* sessions, idle sessions, executors, option changes */
+    struct list sessions;
+    struct list idle;             /* sessions of finished ash_run() calls */
+    struct task_executor **executors;
+    unsigned executor_count;
+    _Atomic unsigned executor_next;
+};
+
+struct ash_session {
+    struct list link;
+    ash_db *db;
+    struct txn *txn;
+    bool in_transaction;
+    enum ash_durability durability;
+    struct catalog_changes changes;
+    struct list cursors;          /* of the open transaction */
+    struct btree_buf value;       /* what the last get handed out */
+    uint32_t *multi_offsets, *multi_sizes;
+    size_t multi_capacity;
+};
+
+struct ash_table {
+    struct list link;             /* none yet; kept for symmetry with sessions */
+    ash_db *db;
+    struct table *table;
+};
+
+struct ash_cursor {
+    struct list link;             /* in session->cursors when it uses the session's transaction */
+    ash_session *session;
+    struct txn *txn;
+    bool own_txn, reverse;
+    struct table *table;
+    struct btree_cursor *cursor;  /* NULL once its transaction has ended */
+};
+
+extern _Atomic uint32_t api_fork_generation;
+
+/* After a fork the handle belongs to the parent. */
+static inline ash_rc
+api_check_db(const ash_db *db)
+{
+    if (ASH_UNLIKELY(db->fork_generation != atomic_load_explicit(&api_fork_generation, memory_order_relaxed)))
+        return ash_raise(ASH_MISUSE, "This database handle was opened before a fork(); only the parent process may use it.");
+    return ASH_OK;
+}
+
+/* api_session.c */
+ASH_MUST_CHECK ash_rc api__begin(ash_session *s, bool write);          /* autocommit when no transaction is open */
+ASH_MUST_CHECK ash_rc api__end(ash_session *s, ash_rc rc);             /* ends what api__begin began */
+ASH_MUST_CHECK ash_rc api__table_alive(const ash_table *table);
+ASH_MUST_CHECK ash_rc api__session_take(ash_db *db, ash_session **out); /* for ash_run */
+void api__session_give(ash_session *s);
+/* api_cursor.c */
+void api__cursors_end(ash_session *s);
+/* api_run.c */
+ASH_MUST_CHECK ash_rc api__executors_start(ash_db *db);
+void api__executors_stop(ash_db *db);
+
+#endif

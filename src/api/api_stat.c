@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * api_stat.c - metrics and options of an open database.
+ */
+#include <stdio.h>
+
+#include "api/api_int.h"
+
+static void
+api_stat_storage(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    static const char *const class_name[IO_CLASS_COUNT] = { "", "wal", "read", "write", "page_writer", "flush", "compaction", "read_ahead", "scrub" };
+    struct io_stats io;
+    struct pstore_stats ps;
+    char name[64];
+
+    io_stats(db->io, &io);
+    for (int c = 1; c < IO_CLASS_COUNT; c++) {
+        snprintf(name, sizeof(name), "io.%s.requests", class_name[c]);
+        fn(arg, name, io.requests[c]);
+        snprintf(name, sizeof(name), "io.%s.bytes", class_name[c]);
+        fn(arg, name, io.bytes[c]);
+    }
+    fn(arg, "io.flushes", io.flushes);
+    fn(arg, "io.syscalls", io.syscalls);
+    fn(arg, "io.retries", io.retries);
+    pstore_stats(db->pstore, &ps);
+    fn(arg, "pages.file_bytes", ps.file_bytes);
+    fn(arg, "pages.live_bytes", ps.live_bytes);
+    fn(arg, "pages.zones", ps.zones);
+    fn(arg, "pages.zones_free", ps.zones_free);
+    fn(arg, "pages.allocated", ps.pages);
+    fn(arg, "pages.written", ps.page_writes);
+    fn(arg, "pages.write_ios", ps.write_ios);
+    fn(arg, "pages.write_bytes", ps.write_bytes);
+    fn(arg, "pages.read", ps.reads);
+    fn(arg, "pages.read_bytes", ps.read_bytes);
+    fn(arg, "pages.map_writes", ps.map_writes);
+}
+
+static void
+api_stat_buffer(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    struct buf_stats b;
+    char name[64];
+
+    buf_stats(db->pool, &b);
+    fn(arg, "buffer.frames", b.frames);
+    fn(arg, "buffer.frames_free", b.free_frames);
+    fn(arg, "buffer.frames_dirty", b.dirty_frames);
+    fn(arg, "buffer.misses", b.misses);
+    fn(arg, "buffer.evictions", b.evictions);
+    fn(arg, "buffer.page_writes", b.page_writes);
+    fn(arg, "buffer.latch_waits", b.latch_waits);
+    fn(arg, "buffer.optimistic_restarts", b.opt_restarts);
+    for (unsigned c = 0; c < PAGE_CLASS_COUNT; c++) {
+        snprintf(name, sizeof(name), "buffer.pages.%uk", PAGE_CLASS_SIZE(c) / 1024);
+        fn(arg, name, b.by_class[c]);
+    }
+}
+
+static void
+api_stat_log(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    struct wal_stats w;
+
+    wal_stats(db->wal, &w);
+    fn(arg, "wal.records", w.records);
+    fn(arg, "wal.bytes", w.bytes);
+    fn(arg, "wal.blocks", w.blocks);
+    fn(arg, "wal.block_bytes", w.block_bytes);
+    fn(arg, "wal.flush_waits", w.flush_waits);
+    fn(arg, "wal.reads_buffer", w.reads_buffer);
+    fn(arg, "wal.reads_disk", w.reads_disk);
+    fn(arg, "wal.segments", w.segments);
+    fn(arg, "wal.segments_recycled", w.recycled);
+    fn(arg, "wal.lsn_reserved", wal_reserved(db->wal));
+    fn(arg, "wal.lsn_durable", wal_durable(db->wal));
+    fn(arg, "wal.lsn_oldest", wal_oldest(db->wal));
+}
+
+static void
+api_stat_txn(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    struct txn_stats t;
+
+    txn_stats(db->txn, &t);
+    fn(arg, "txn.begun", t.begun);
+    fn(arg, "txn.committed", t.committed);
+    fn(arg, "txn.rolled_back", t.rolled_back);
+    fn(arg, "txn.waits", t.waits);
+    fn(arg, "txn.deadlocks", t.deadlocks);
+    fn(arg, "txn.lock_timeouts", t.timeouts);
+    fn(arg, "txn.conflicts", t.conflicts);
+    fn(arg, "txn.versions_read", t.versions_read);
+    fn(arg, "txn.purged", t.purged);
+    fn(arg, "txn.active", t.active);
+    fn(arg, "txn.oldest_snapshot", t.oldest_snapshot);
+    fn(arg, "txn.horizon", t.horizon);
+    fn(arg, "txn.next_id", t.next_id);
+}
+
+ash_rc
+ash_stats(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    char name[64];
+    ash_rc rc = api_check_db(db);
+
+    if (rc != ASH_OK)
+        return rc;
+    api_stat_storage(db, fn, arg);
+    api_stat_buffer(db, fn, arg);
+    api_stat_log(db, fn, arg);
+    api_stat_txn(db, fn, arg);
+    for (int tag = 1; tag < MEM_TAG_COUNT; tag++) {
+        snprintf(name, sizeof(name), "memory.%s", mem_tag_name((enum mem_tag)tag));
+        fn(arg, name, mem_used((enum mem_tag)tag));
+    }
+    return ASH_OK;
+}
+
+ash_rc
+ash_option_get(ash_db *db, const char *name, char *value_out, size_t size)
+{
+    ash_rc rc = api_check_db(db);
+
+    if (rc != ASH_OK)
+        return rc;
+    task_mutex_lock(&db->mutex);
+    rc = options_format(&db->options, name, value_out, size);
+    task_mutex_unlock(&db->mutex);
+    return rc;
+}
+
+ash_rc
+ash_option_set(ash_db *db, const char *name, const char *value)
+{
+    enum option_id id;
+    ash_rc rc = api_check_db(db);
+
+    if (rc == ASH_OK)
+        rc = option_find(name, &id);
+    if (rc != ASH_OK)
+        return rc;
+    if (!option_changeable(id))
+        return ash_raise_obj(ASH_INVALID, name, "Option \"%s\" cannot be changed while the database is open.", name);
+    task_mutex_lock(&db->mutex);
+    rc = options_set(&db->options, name, value);
+    if (rc == ASH_OK && id == OPT_lock_timeout_ms)
+        txn_set_lock_timeout(db->txn, db->options.v[id]);
+    if (rc == ASH_OK && db->checkpointer != NULL)
+        checkpoint_tune(db->checkpointer, db->options.v[OPT_wal_limit], db->options.v[OPT_checkpoint_ms]);
+    if (rc == ASH_OK)
+        txn_set_version_limit(db->txn, db->options.v[OPT_wal_version_limit]);
+    task_mutex_unlock(&db->mutex);
+    return rc;
+}
