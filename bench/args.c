@@ -4,14 +4,14 @@
  */
 #include "args.h"
 
+#include "base/error.h"
+#include "base/option.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "base/error.h"
-#include "base/option.h"
 
 #define HELP_COLUMN 28
 
@@ -44,9 +44,11 @@ parse_seconds(const struct arg_spec *spec, const char *text)
     char *end;
     double v = strtod(text, &end);
 
-    if (end == text || *end != '\0' || !isfinite(v) || v < (double)spec->min || v > (double)spec->max)
-        return ash_raise(ASH_INVALID, "--%s: \"%s\" is not a number of seconds from %llu to %llu", spec->name, text,
-                         (unsigned long long)spec->min, (unsigned long long)spec->max);
+    if (end == text || *end != '\0' || !isfinite(v) || v < (double)spec->min ||
+        v > (double)spec->max)
+        return ash_raise(ASH_INVALID, "--%s: \"%s\" is not a number of seconds from %llu to %llu",
+                         spec->name, text, (unsigned long long)spec->min,
+                         (unsigned long long)spec->max);
     *(double *)spec->target = v;
     return ASH_OK;
 }
@@ -59,10 +61,11 @@ parse_number(const struct arg_spec *spec, const char *text)
 
     if (!(size ? option_parse_size(text, &v) : parse_count(text, &v)))
         return ash_raise(ASH_INVALID, "--%s: \"%s\" is not %s", spec->name, text,
-                         size ? "a size like 4096, 64MiB or 1GiB" : "a number like 1000, 50k or 2M");
+                         size ? "a size like 4096, 64MiB or 1GiB"
+                              : "a number like 1000, 50k or 2M");
     if (v < spec->min || v > spec->max)
-        return ash_raise(ASH_INVALID, "--%s: %s is outside of %llu..%llu", spec->name, text, (unsigned long long)spec->min,
-                         (unsigned long long)spec->max);
+        return ash_raise(ASH_INVALID, "--%s: %s is outside of %llu..%llu", spec->name, text,
+                         (unsigned long long)spec->min, (unsigned long long)spec->max);
     *(uint64_t *)spec->target = v;
     return ASH_OK;
 }
@@ -71,17 +74,11 @@ static ash_rc
 set(const struct arg_spec *spec, const char *text)
 {
     switch (spec->kind) {
-    case ARG_TEXT:
-        *(const char **)spec->target = text;
-        return ASH_OK;
-    case ARG_SECONDS:
-        return parse_seconds(spec, text);
+    case ARG_TEXT: *(const char **)spec->target = text; return ASH_OK;
+    case ARG_SECONDS: return parse_seconds(spec, text);
     case ARG_SIZE:
-    case ARG_COUNT:
-        return parse_number(spec, text);
-    case ARG_FLAG:
-        *(bool *)spec->target = true;
-        return ASH_OK;
+    case ARG_COUNT: return parse_number(spec, text);
+    case ARG_FLAG: *(bool *)spec->target = true; return ASH_OK;
     }
     return ASH_OK;
 }
@@ -108,7 +105,9 @@ args_parse(const struct arg_spec *specs, size_t count, int argc, char **argv, bo
             return ASH_OK;
         }
         if (strncmp(name, "--", 2) != 0)
-            return ash_raise(ASH_INVALID, "\"%s\" is not an option; options look like --name=value (see --help)", name);
+            return ash_raise(ASH_INVALID,
+                             "\"%s\" is not an option; options look like --name=value (see --help)",
+                             name);
         name += 2;
         value = strchr(name, '=');
         spec = find(specs, count, name, value != NULL ? (size_t)(value - name) : strlen(name));
@@ -117,7 +116,8 @@ args_parse(const struct arg_spec *specs, size_t count, int argc, char **argv, bo
         if (spec->kind == ARG_FLAG && value != NULL)
             return ash_raise(ASH_INVALID, "--%s takes no value", spec->name);
         if (spec->kind != ARG_FLAG && value == NULL && ++i == argc)
-            return ash_raise(ASH_INVALID, "--%s needs a value: --%s=%s", spec->name, spec->name, spec->value);
+            return ash_raise(ASH_INVALID, "--%s needs a value: --%s=%s", spec->name, spec->name,
+                             spec->value);
         rc = set(spec, value != NULL ? value + 1 : argv[i]);
         if (rc != ASH_OK)
             return rc;

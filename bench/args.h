@@ -25,7 +25,8 @@ struct arg_spec {
 };
 
 /* Fills the targets.  ASH_INVALID names the option and what it takes.  `*help_out` is set when --help was given. */
-ASH_MUST_CHECK ash_rc args_parse(const struct arg_spec *specs, size_t count, int argc, char **argv, bool *help_out);
+ASH_MUST_CHECK ash_rc args_parse(const struct arg_spec *specs, size_t count, int argc, char **argv,
+                                 bool *help_out);
 /* Prints one paragraph per option to stdout. */
 void args_help(const struct arg_spec *specs, size_t count);
 

@@ -2,10 +2,11 @@
  *
  * bench_main.c - `ashlar-bench COMMAND`: one program for all benchmarks.  Add a command by a row in `commands`.
  */
+#include "base/assert.h"
+
 #include <stdio.h>
 #include <string.h>
 
-#include "base/assert.h"
 #include "ycsb.h"
 
 static const struct {
@@ -31,7 +32,8 @@ main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         usage(stdout);
         return 0;
     }

@@ -5,54 +5,55 @@
  */
 #include "engine.h"
 
-#include <string.h>
-
 #include "base/assert.h"
 #include "base/error.h"
 
+#include <string.h>
+
 #ifndef BENCH_NO_ASHLAR
 extern const struct bench_engine engine_ashlar;
-#define ASHLAR_ADAPTER &engine_ashlar
+    #define ASHLAR_ADAPTER &engine_ashlar
 #else
-#define ASHLAR_ADAPTER NULL
+    #define ASHLAR_ADAPTER NULL
 #endif
 #ifdef HAVE_ROCKSDB
 extern const struct bench_engine engine_rocksdb;
-#define ROCKSDB_ADAPTER &engine_rocksdb
+    #define ROCKSDB_ADAPTER &engine_rocksdb
 #else
-#define ROCKSDB_ADAPTER NULL
+    #define ROCKSDB_ADAPTER NULL
 #endif
 #ifdef HAVE_WIREDTIGER
 extern const struct bench_engine engine_wiredtiger;
-#define WIREDTIGER_ADAPTER &engine_wiredtiger
+    #define WIREDTIGER_ADAPTER &engine_wiredtiger
 #else
-#define WIREDTIGER_ADAPTER NULL
+    #define WIREDTIGER_ADAPTER NULL
 #endif
 #ifdef HAVE_LMDB
 extern const struct bench_engine engine_lmdb;
-#define LMDB_ADAPTER &engine_lmdb
+    #define LMDB_ADAPTER &engine_lmdb
 #else
-#define LMDB_ADAPTER NULL
+    #define LMDB_ADAPTER NULL
 #endif
 #ifdef HAVE_SQLITE3
 extern const struct bench_engine engine_sqlite;
-#define SQLITE_ADAPTER &engine_sqlite
+    #define SQLITE_ADAPTER &engine_sqlite
 #else
-#define SQLITE_ADAPTER NULL
+    #define SQLITE_ADAPTER NULL
 #endif
 #ifdef HAVE_LEVELDB
 extern const struct bench_engine engine_leveldb;
-#define LEVELDB_ADAPTER &engine_leveldb
+    #define LEVELDB_ADAPTER &engine_leveldb
 #else
-#define LEVELDB_ADAPTER NULL
+    #define LEVELDB_ADAPTER NULL
 #endif
 
 static const struct engine_entry {
     const char *name;
     const struct bench_engine *engine;
 } entries[] = {
-    { "ashlar", ASHLAR_ADAPTER },         { "rocksdb", ROCKSDB_ADAPTER }, { "wiredtiger", WIREDTIGER_ADAPTER },
-    { "lmdb", LMDB_ADAPTER },             { "sqlite", SQLITE_ADAPTER },   { "leveldb", LEVELDB_ADAPTER },
+    { "ashlar", ASHLAR_ADAPTER },         { "rocksdb", ROCKSDB_ADAPTER },
+    { "wiredtiger", WIREDTIGER_ADAPTER }, { "lmdb", LMDB_ADAPTER },
+    { "sqlite", SQLITE_ADAPTER },         { "leveldb", LEVELDB_ADAPTER },
 };
 
 ash_rc
@@ -62,12 +63,16 @@ engine_find(const char *name, const struct bench_engine **engine_out)
         if (strcmp(entries[i].name, name) != 0)
             continue;
         if (entries[i].engine == NULL)
-            return ash_raise(ASH_UNSUPPORTED, "--engines: %s is not in this build; install its development files and run "
-                             "configure again (this build has %s)", name, engine_names());
+            return ash_raise(
+                ASH_UNSUPPORTED,
+                "--engines: %s is not in this build; install its development files and run "
+                "configure again (this build has %s)",
+                name, engine_names());
         *engine_out = entries[i].engine;
         return ASH_OK;
     }
-    return ash_raise(ASH_INVALID, "--engines: there is no engine \"%s\"; this build has %s", name, engine_names());
+    return ash_raise(ASH_INVALID, "--engines: there is no engine \"%s\"; this build has %s", name,
+                     engine_names());
 }
 
 const char *

@@ -24,8 +24,9 @@ struct bench_setup {
     uint64_t data_bytes;  /* about how much will be stored: keys and values */
     uint64_t value_bytes; /* of one row */
     enum ash_durability durability;
-    unsigned threads;
-    bool page_cache;     /* let the kernel cache files too; false: direct I/O where the engine has it */
+    unsigned threads; /* clients: sessions, or requests in flight */
+    bool executors;   /* clients use submit() */
+    bool page_cache; /* let the kernel cache files too; false: direct I/O where the engine has it */
     const char *options; /* more options for ash_open(), or NULL; only engine_ashlar reads it */
 };
 
@@ -62,12 +63,17 @@ struct bench_engine {
     ash_rc (*session_open)(void *db, void **session_out);
     void (*session_close)(void *session);
 
-    ash_rc (*read)(void *session, struct ash_slice key, struct bench_buffer *value); /* ASH_NOT_FOUND when absent */
-    ash_rc (*insert)(void *session, const struct bench_row *rows, size_t count);     /* one transaction */
-    ash_rc (*update)(void *session, struct ash_slice key, struct ash_slice value);   /* replaces the whole value */
-    ash_rc (*modify)(void *session, struct ash_slice key, struct ash_slice value, struct bench_buffer *old);
+    ash_rc (*read)(void *session, struct ash_slice key,
+                   struct bench_buffer *value); /* ASH_NOT_FOUND when absent */
+    ash_rc (*insert)(void *session, const struct bench_row *rows,
+                     size_t count); /* one transaction */
+    ash_rc (*update)(void *session, struct ash_slice key,
+                     struct ash_slice value); /* replaces the whole value */
+    ash_rc (*modify)(void *session, struct ash_slice key, struct ash_slice value,
+                     struct bench_buffer *old);
     /* Reads up to `count` rows at or after `start`; the last value stays in `value`. */
-    ash_rc (*scan)(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out);
+    ash_rc (*scan)(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+                   size_t *rows_out);
 
     /* Optional (--executors): runs request->fn on the engine's own threads and then request->done.  Does not wait. */
     ash_rc (*submit)(void *db, struct bench_request *request);

@@ -4,15 +4,16 @@
  *
  * Reads, updates and inserts are autocommitted calls; modify() locks the row with ash_get_for_update().
  */
-#include "engine.h"
-
-#include <stdio.h>
-
 #include "base/error.h"
 #include "base/mem.h"
 
-#define TABLE_NAME "ycsb"
-#define OPTIONS_MAX 1024
+#include <stdio.h>
+
+#include "engine.h"
+
+#define TABLE_NAME             "ycsb"
+#define OPTIONS_MAX            1024
+#define EXECUTOR_QUEUE_DEFAULT 4096 /* of the option executor_queue */
 
 struct ashlar_db {
     ash_db *db;
@@ -27,9 +28,15 @@ struct ashlar_session {
 static void
 ashlar_describe(const struct bench_setup *setup, char *out, size_t size)
 {
-    snprintf(out, size, "cache=%llu,durability=%s,direct_io=%s%s%s", (unsigned long long)setup->cache_bytes,
-             engine_durability_name(setup->durability), setup->page_cache ? "off" : "on",
-             setup->options != NULL ? "," : "", setup->options != NULL ? setup->options : "");
+    int n = snprintf(out, size, "cache=%llu,durability=%s,direct_io=%s",
+                     (unsigned long long)setup->cache_bytes,
+                     engine_durability_name(setup->durability), setup->page_cache ? "off" : "on");
+
+    /* Every client may be in the queue at once, and clients submit from executors, which must not wait for room in it. */
+    if (setup->executors && setup->threads > EXECUTOR_QUEUE_DEFAULT)
+        n += snprintf(out + n, size - (size_t)n, ",executor_queue=%u", setup->threads);
+    if (setup->options != NULL)
+        snprintf(out + n, size - (size_t)n, ",%s", setup->options);
 }
 
 static ash_rc
@@ -162,7 +169,8 @@ ashlar_update(void *session, struct ash_slice key, struct ash_slice value)
 
 /* One attempt; leaves no transaction open. */
 static ash_rc
-modify_once(struct ashlar_session *s, struct ash_slice key, struct ash_slice value, struct bench_buffer *old)
+modify_once(struct ashlar_session *s, struct ash_slice key, struct ash_slice value,
+            struct bench_buffer *old)
 {
     struct ash_slice found;
     ash_rc rc = ash_begin(s->session, NULL);
@@ -175,7 +183,8 @@ modify_once(struct ashlar_session *s, struct ash_slice key, struct ash_slice val
         rc = ash_put(s->session, s->table, key, value);
     }
     if (rc != ASH_OK) {
-        ash_ignore(ash_rollback(s->session)); /* rc says why; a poisoned database shows at the next call */
+        ash_ignore(
+            ash_rollback(s->session)); /* rc says why; a poisoned database shows at the next call */
         return rc;
     }
     return ash_commit(s->session);
@@ -195,9 +204,12 @@ ashlar_modify(void *session, struct ash_slice key, struct ash_slice value, struc
 }
 
 static ash_rc
-ashlar_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+ashlar_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+            size_t *rows_out)
 {
-    enum { BATCH = 32 };
+    enum {
+        BATCH = 32
+    };
     struct ashlar_session *s = session;
     struct ash_cursor_options options = { .from = start };
     struct ash_row rows[BATCH];

@@ -9,21 +9,21 @@
 
 #ifdef HAVE_LEVELDB
 
-#include <leveldb/c.h>
-#include <pthread.h>
-#include <stdio.h>
+    #include "base/bits.h"
+    #include "base/error.h"
+    #include "base/mem.h"
+    #include "base/random.h"
 
-#include "base/bits.h"
-#include "base/error.h"
-#include "base/mem.h"
-#include "base/random.h"
+    #include <leveldb/c.h>
+    #include <pthread.h>
+    #include <stdio.h>
 
-#define KEY_LOCKS 1024u
-#define WRITE_BUFFER_MAX (64ull << 20)
-#define WRITE_BUFFER_MIN (4ull << 20) /* LevelDB's default */
-#define BLOCK_CACHE_MIN (8ull << 20)  /* LevelDB's default */
-#define BLOOM_BITS 10
-#define OPEN_FILES_MAX 20000
+    #define KEY_LOCKS        1024u
+    #define WRITE_BUFFER_MAX (64ull << 20)
+    #define WRITE_BUFFER_MIN (4ull << 20) /* LevelDB's default */
+    #define BLOCK_CACHE_MIN  (8ull << 20) /* LevelDB's default */
+    #define BLOOM_BITS       10
+    #define OPEN_FILES_MAX   20000
 
 struct level_db {
     leveldb_t *db;
@@ -67,9 +67,12 @@ level_describe(const struct bench_setup *setup, char *out, size_t size)
     uint64_t buffer, cache;
 
     split_memory(setup, &buffer, &cache);
-    snprintf(out, size, "block cache %llu, write buffer %llu, bloom %d bits, sync=%s, no compression; the page cache is not "
-             "limited by --cache", (unsigned long long)cache, (unsigned long long)buffer, BLOOM_BITS,
-             setup->durability == ASH_DURABILITY_SYNC ? "true" : "false");
+    snprintf(
+        out, size,
+        "block cache %llu, write buffer %llu, bloom %d bits, sync=%s, no compression; the page cache is not "
+        "limited by --cache",
+        (unsigned long long)cache, (unsigned long long)buffer, BLOOM_BITS,
+        setup->durability == ASH_DURABILITY_SYNC ? "true" : "false");
 }
 
 static ash_rc
@@ -237,13 +240,15 @@ level_insert(void *session, const struct bench_row *rows, size_t count)
         return put(s, rows->key, rows->value);
     leveldb_writebatch_clear(s->batch);
     for (size_t i = 0; i < count; i++)
-        leveldb_writebatch_put(s->batch, rows[i].key.data, rows[i].key.size, rows[i].value.data, rows[i].value.size);
+        leveldb_writebatch_put(s->batch, rows[i].key.data, rows[i].key.size, rows[i].value.data,
+                               rows[i].value.size);
     leveldb_write(s->db->db, s->db->write, s->batch, &error);
     return error == NULL ? ASH_OK : level_raise("write", error);
 }
 
 static ash_rc
-level_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+level_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+           size_t *rows_out)
 {
     struct level_session *s = session;
     leveldb_iterator_t *it = leveldb_create_iterator(s->db->db, s->db->read);

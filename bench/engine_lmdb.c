@@ -9,17 +9,18 @@
 
 #ifdef HAVE_LMDB
 
-#include <lmdb.h>
-#include <stdio.h>
-#include <unistd.h>
+    #include "base/bits.h"
+    #include "base/error.h"
+    #include "base/mem.h"
 
-#include "base/bits.h"
-#include "base/error.h"
-#include "base/mem.h"
+    #include <lmdb.h>
+    #include <stdio.h>
+    #include <unistd.h>
 
-#define MAP_SIZE_MIN (64ull << 30) /* address space only; the file grows as needed */
-#define MAP_SIZE_FACTOR 8          /* times the data: room for half-full pages and copies kept for readers */
-#define READERS_SPARE 16
+    #define MAP_SIZE_MIN (64ull << 30) /* address space only; the file grows as needed */
+    #define MAP_SIZE_FACTOR \
+        8 /* times the data: room for half-full pages and copies kept for readers */
+    #define READERS_SPARE 16
 
 struct lmdb_db {
     MDB_env *env;
@@ -62,8 +63,10 @@ lmdb_describe(const struct bench_setup *setup, char *out, size_t size)
 {
     unsigned flags = env_flags(setup);
 
-    snprintf(out, size, "MDB_NOTLS%s%s%s; memory is the page cache, not limited by --cache", flags & MDB_NOMETASYNC ? "|MDB_NOMETASYNC" : "",
-             flags & MDB_NOSYNC ? "|MDB_NOSYNC" : "", flags & MDB_NORDAHEAD ? "|MDB_NORDAHEAD" : "");
+    snprintf(out, size, "MDB_NOTLS%s%s%s; memory is the page cache, not limited by --cache",
+             flags & MDB_NOMETASYNC ? "|MDB_NOMETASYNC" : "",
+             flags & MDB_NOSYNC ? "|MDB_NOSYNC" : "",
+             flags & MDB_NORDAHEAD ? "|MDB_NORDAHEAD" : "");
 }
 
 static ash_rc
@@ -236,7 +239,8 @@ lmdb_modify(void *session, struct ash_slice key, struct ash_slice value, struct 
 }
 
 static ash_rc
-lmdb_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+lmdb_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+          size_t *rows_out)
 {
     struct lmdb_session *s = session;
     MDB_cursor *cursor;

@@ -7,27 +7,29 @@
 
 #ifdef HAVE_ROCKSDB
 
-#include <dlfcn.h>
-#include <rocksdb/c.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+    #include "base/bits.h"
+    #include "base/error.h"
+    #include "base/mem.h"
 
-#include "base/bits.h"
-#include "base/error.h"
-#include "base/mem.h"
+    #include <dlfcn.h>
+    #include <rocksdb/c.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <unistd.h>
 
-#define WRITE_BUFFERS 4 /* memtables; the wiki's example for sustained writes */
-#define WRITE_BUFFER_MAX (64ull << 20)
-#define WRITE_BUFFER_MIN (4ull << 20)
-#define BLOCK_SIZE_CACHED (16u << 10) /* the wiki's basic tuning */
-#define BLOCK_SIZE_LARGE (8u << 10)   /* data beyond the cache: measured a fifth faster for gets, no slower for scans */
-#define BLOOM_BITS 10
-#define BLOCK_CACHE_MIN (8ull << 20)
-#define BACKGROUND_JOBS_MIN 4
-#define SYNC_CHUNK (1ull << 20)
-#define LOCK_TIMEOUT_MS 10000
+    #define WRITE_BUFFERS     4 /* memtables; the wiki's example for sustained writes */
+    #define WRITE_BUFFER_MAX  (64ull << 20)
+    #define WRITE_BUFFER_MIN  (4ull << 20)
+    #define BLOCK_SIZE_CACHED (16u << 10) /* the wiki's basic tuning */
+    #define BLOCK_SIZE_LARGE \
+        (8u                  \
+         << 10) /* data beyond the cache: measured a fifth faster for gets, no slower for scans */
+    #define BLOOM_BITS          10
+    #define BLOCK_CACHE_MIN     (8ull << 20)
+    #define BACKGROUND_JOBS_MIN 4
+    #define SYNC_CHUNK          (1ull << 20)
+    #define LOCK_TIMEOUT_MS     10000
 
 struct rocks_db {
     rocksdb_transactiondb_t *db;
@@ -106,11 +108,13 @@ rocks_describe(const struct bench_setup *setup, char *out, size_t size)
     uint64_t buffer, cache;
 
     split_memory(setup, &buffer, &cache);
-    snprintf(out, size,
-             "TransactionDB; block cache %llu, write buffers %d x %llu, block size %u, bloom %d bits, leveled with dynamic level "
-             "bytes, %d background jobs, %s, %s, no compression",
-             (unsigned long long)cache, WRITE_BUFFERS, (unsigned long long)buffer, block_size(setup), BLOOM_BITS, background_jobs(),
-             wal_text(setup->durability), setup->page_cache ? "buffered I/O" : "direct I/O");
+    snprintf(
+        out, size,
+        "TransactionDB; block cache %llu, write buffers %d x %llu, block size %u, bloom %d bits, leveled with dynamic level "
+        "bytes, %d background jobs, %s, %s, no compression",
+        (unsigned long long)cache, WRITE_BUFFERS, (unsigned long long)buffer, block_size(setup),
+        BLOOM_BITS, background_jobs(), wal_text(setup->durability),
+        setup->page_cache ? "buffered I/O" : "direct I/O");
 }
 
 /* Turns a message of RocksDB into an error; frees it.  Contention becomes ASH_CONFLICT. */
@@ -119,7 +123,8 @@ rocks_raise(const char *what, char *message)
 {
     ash_rc rc;
 
-    if (strncmp(message, "Resource busy", 13) == 0 || strncmp(message, "Operation timed out", 19) == 0)
+    if (strncmp(message, "Resource busy", 13) == 0 ||
+        strncmp(message, "Operation timed out", 19) == 0)
         rc = ash_raise(ASH_CONFLICT, "rocksdb: %s met another transaction: %s", what, message);
     else
         rc = ash_raise(ASH_IO, "rocksdb: %s failed: %s", what, message);
@@ -136,7 +141,8 @@ set_table_options(struct rocks_db *db, const struct bench_setup *setup, uint64_t
     rocksdb_block_based_options_set_block_cache(table, db->cache);
     rocksdb_block_based_options_set_block_size(table, block_size(setup));
     rocksdb_block_based_options_set_format_version(table, 5);
-    rocksdb_block_based_options_set_filter_policy(table, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS));
+    rocksdb_block_based_options_set_filter_policy(
+        table, rocksdb_filterpolicy_create_bloom_full(BLOOM_BITS));
     rocksdb_block_based_options_set_cache_index_and_filter_blocks(table, 1);
     rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1);
     rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1);
@@ -262,7 +268,8 @@ rocks_read(void *session, struct ash_slice key, struct bench_buffer *value)
 {
     struct rocks_session *s = session;
     char *error = NULL;
-    rocksdb_pinnableslice_t *pinned = rocksdb_transactiondb_get_pinned(s->db->db, s->db->read, key.data, key.size, &error);
+    rocksdb_pinnableslice_t *pinned =
+        rocksdb_transactiondb_get_pinned(s->db->db, s->db->read, key.data, key.size, &error);
 
     if (error != NULL)
         return rocks_raise("get", error);
@@ -278,7 +285,8 @@ rocks_update(void *session, struct ash_slice key, struct ash_slice value)
         char *error = NULL;
         ash_rc rc;
 
-        rocksdb_transactiondb_put(s->db->db, s->db->write, key.data, key.size, value.data, value.size, &error);
+        rocksdb_transactiondb_put(s->db->db, s->db->write, key.data, key.size, value.data,
+                                  value.size, &error);
         if (error == NULL)
             return ASH_OK;
         rc = rocks_raise("put", error);
@@ -298,22 +306,24 @@ rocks_insert(void *session, const struct bench_row *rows, size_t count)
         return rocks_update(session, rows->key, rows->value);
     rocksdb_writebatch_clear(s->batch);
     for (size_t i = 0; i < count; i++)
-        rocksdb_writebatch_put(s->batch, rows[i].key.data, rows[i].key.size, rows[i].value.data, rows[i].value.size);
+        rocksdb_writebatch_put(s->batch, rows[i].key.data, rows[i].key.size, rows[i].value.data,
+                               rows[i].value.size);
     rocksdb_transactiondb_write(s->db->db, s->db->write, s->batch, &error);
     return error == NULL ? ASH_OK : rocks_raise("write", error);
 }
 
 /* One attempt; leaves the transaction finished. */
 static ash_rc
-modify_once(struct rocks_session *s, struct ash_slice key, struct ash_slice value, struct bench_buffer *old)
+modify_once(struct rocks_session *s, struct ash_slice key, struct ash_slice value,
+            struct bench_buffer *old)
 {
     char *error = NULL, *ignored = NULL;
     const char *what = "get_for_update";
     ash_rc rc;
 
     s->txn = rocksdb_transaction_begin(s->db->db, s->db->write, s->db->txn, s->txn);
-    rocksdb_pinnableslice_t *pinned =
-        rocksdb_transaction_get_pinned_for_update(s->txn, s->db->read, key.data, key.size, /* exclusive= */ 1, &error);
+    rocksdb_pinnableslice_t *pinned = rocksdb_transaction_get_pinned_for_update(
+        s->txn, s->db->read, key.data, key.size, /* exclusive= */ 1, &error);
     if (error != NULL)
         goto out_rollback;
     rc = take_pinned(pinned, old);
@@ -351,7 +361,8 @@ rocks_modify(void *session, struct ash_slice key, struct ash_slice value, struct
 }
 
 static ash_rc
-rocks_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+rocks_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+           size_t *rows_out)
 {
     struct rocks_session *s = session;
     rocksdb_iterator_t *it = rocksdb_transactiondb_create_iterator(s->db->db, s->db->read);

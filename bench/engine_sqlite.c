@@ -10,21 +10,22 @@
 
 #ifdef HAVE_SQLITE3
 
-#include <pthread.h>
-#include <sqlite3.h>
-#include <stdio.h>
+    #include "base/bits.h"
+    #include "base/error.h"
+    #include "base/mem.h"
 
-#include "base/bits.h"
-#include "base/error.h"
-#include "base/mem.h"
+    #include <pthread.h>
+    #include <sqlite3.h>
+    #include <stdio.h>
 
-#define PATH_MAX_BYTES 4096
-#define PAGE_CACHE_MIN (2ull << 20) /* SQLite's default */
-#define BUSY_MS 60000               /* for the checkpoint at close; writers queue on write_lock */
-#define PAGE_SIZE_MIN 4096u         /* SQLite's default */
-#define PAGE_SIZE_MAX 65536u        /* SQLite's limit */
-#define ROW_OVERHEAD 48u            /* bytes; key and record header, generously */
-#define CHECKPOINT_PAGES 4000       /* "Write-Ahead Logging", 2.3: fewer, larger checkpoints make writes cheaper */
+    #define PATH_MAX_BYTES 4096
+    #define PAGE_CACHE_MIN (2ull << 20) /* SQLite's default */
+    #define BUSY_MS        60000  /* for the checkpoint at close; writers queue on write_lock */
+    #define PAGE_SIZE_MIN  4096u  /* SQLite's default */
+    #define PAGE_SIZE_MAX  65536u /* SQLite's limit */
+    #define ROW_OVERHEAD   48u    /* bytes; key and record header, generously */
+    #define CHECKPOINT_PAGES \
+        4000 /* "Write-Ahead Logging", 2.3: fewer, larger checkpoints make writes cheaper */
 
 struct lite_db {
     char path[PATH_MAX_BYTES];
@@ -34,7 +35,15 @@ struct lite_db {
     pthread_mutex_t write_lock;
 };
 
-enum statement { ST_READ, ST_PUT, ST_SCAN, ST_BEGIN, ST_COMMIT, ST_ROLLBACK, ST_COUNT };
+enum statement {
+    ST_READ,
+    ST_PUT,
+    ST_SCAN,
+    ST_BEGIN,
+    ST_COMMIT,
+    ST_ROLLBACK,
+    ST_COUNT
+};
 
 static const char *const statement_sql[ST_COUNT] = {
     [ST_READ] = "SELECT v FROM ycsb WHERE k=?1",
@@ -80,15 +89,19 @@ page_size(const struct bench_setup *setup)
 static void
 lite_describe(const struct bench_setup *setup, char *out, size_t size)
 {
-    snprintf(out, size, "WAL mode, wal_autocheckpoint=%d, synchronous=%s, WITHOUT ROWID, page_size=%u, cache_size=%llu KiB in each of %u connections, "
-             "writers queue on a mutex; the page cache is not limited by --cache", CHECKPOINT_PAGES,
-             synchronous(setup->durability), page_size(setup), (unsigned long long)(cache_per_connection(setup) >> 10), setup->threads);
+    snprintf(
+        out, size,
+        "WAL mode, wal_autocheckpoint=%d, synchronous=%s, WITHOUT ROWID, page_size=%u, cache_size=%llu KiB in each of %u connections, "
+        "writers queue on a mutex; the page cache is not limited by --cache",
+        CHECKPOINT_PAGES, synchronous(setup->durability), page_size(setup),
+        (unsigned long long)(cache_per_connection(setup) >> 10), setup->threads);
 }
 
 static ash_rc
 lite_raise(const char *what, sqlite3 *connection)
 {
-    return ash_raise(ASH_IO, "sqlite: %s failed: %s", what, connection != NULL ? sqlite3_errmsg(connection) : "out of memory");
+    return ash_raise(ASH_IO, "sqlite: %s failed: %s", what,
+                     connection != NULL ? sqlite3_errmsg(connection) : "out of memory");
 }
 
 static ash_rc
@@ -98,12 +111,17 @@ connect_db(struct lite_db *db, sqlite3 **connection_out)
     char pragmas[512];
     ash_rc rc;
 
-    snprintf(pragmas, sizeof(pragmas),
-             "PRAGMA page_size=%u; PRAGMA journal_mode=WAL; PRAGMA synchronous=%s; PRAGMA cache_size=-%llu; "
-             "PRAGMA wal_autocheckpoint=%d; PRAGMA temp_store=MEMORY;",
-             db->page_size, synchronous(db->durability), (unsigned long long)(db->cache_per_connection >> 10), CHECKPOINT_PAGES);
-    if (sqlite3_open_v2(db->path, &c, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
-        sqlite3_busy_timeout(c, BUSY_MS) != SQLITE_OK || sqlite3_exec(c, pragmas, NULL, NULL, NULL) != SQLITE_OK) {
+    snprintf(
+        pragmas, sizeof(pragmas),
+        "PRAGMA page_size=%u; PRAGMA journal_mode=WAL; PRAGMA synchronous=%s; PRAGMA cache_size=-%llu; "
+        "PRAGMA wal_autocheckpoint=%d; PRAGMA temp_store=MEMORY;",
+        db->page_size, synchronous(db->durability),
+        (unsigned long long)(db->cache_per_connection >> 10), CHECKPOINT_PAGES);
+    if (sqlite3_open_v2(db->path, &c,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK ||
+        sqlite3_busy_timeout(c, BUSY_MS) != SQLITE_OK ||
+        sqlite3_exec(c, pragmas, NULL, NULL, NULL) != SQLITE_OK) {
         rc = lite_raise("open", c);
         sqlite3_close(c);
         return rc;
@@ -121,7 +139,8 @@ lite_open(const struct bench_setup *setup, void **db_out)
 
     if (db == NULL)
         return ASH_NO_MEMORY;
-    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0); /* "recommended compile-time options": no global statistics lock */
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS,
+                   0); /* "recommended compile-time options": no global statistics lock */
     snprintf(db->path, sizeof(db->path), "%s/ycsb.sqlite", setup->dir);
     db->cache_per_connection = cache_per_connection(setup);
     db->page_size = page_size(setup);
@@ -129,8 +148,10 @@ lite_open(const struct bench_setup *setup, void **db_out)
     rc = connect_db(db, &connection);
     if (rc != ASH_OK)
         goto out_free;
-    if (sqlite3_exec(connection, "CREATE TABLE IF NOT EXISTS ycsb(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID", NULL,
-                     NULL, NULL) != SQLITE_OK)
+    if (sqlite3_exec(
+            connection,
+            "CREATE TABLE IF NOT EXISTS ycsb(k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID",
+            NULL, NULL, NULL) != SQLITE_OK)
         rc = lite_raise("create table", connection);
     sqlite3_close(connection);
     if (rc != ASH_OK)
@@ -180,8 +201,8 @@ lite_session_open(void *handle, void **session_out)
         return rc;
     }
     for (int i = 0; i < ST_COUNT; i++) {
-        if (sqlite3_prepare_v3(s->connection, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statement[i], NULL) ==
-            SQLITE_OK)
+        if (sqlite3_prepare_v3(s->connection, statement_sql[i], -1, SQLITE_PREPARE_PERSISTENT,
+                               &s->statement[i], NULL) == SQLITE_OK)
             continue;
         rc = lite_raise("prepare", s->connection);
         lite_session_close(s);
@@ -210,7 +231,8 @@ bind(sqlite3_stmt *statement, int index, struct ash_slice s)
 static bool
 put(struct lite_session *s, struct ash_slice key, struct ash_slice value)
 {
-    return bind(s->statement[ST_PUT], 1, key) && bind(s->statement[ST_PUT], 2, value) && run(s, ST_PUT);
+    return bind(s->statement[ST_PUT], 1, key) && bind(s->statement[ST_PUT], 2, value) &&
+           run(s, ST_PUT);
 }
 
 static ash_rc
@@ -284,7 +306,8 @@ lite_insert(void *session, const struct bench_row *rows, size_t count)
 }
 
 static ash_rc
-modify_locked(struct lite_session *s, struct ash_slice key, struct ash_slice value, struct bench_buffer *old)
+modify_locked(struct lite_session *s, struct ash_slice key, struct ash_slice value,
+              struct bench_buffer *old)
 {
     ash_rc rc;
 
@@ -313,7 +336,8 @@ lite_modify(void *session, struct ash_slice key, struct ash_slice value, struct 
 }
 
 static ash_rc
-lite_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+lite_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+          size_t *rows_out)
 {
     struct lite_session *s = session;
     sqlite3_stmt *st = s->statement[ST_SCAN];

@@ -7,19 +7,20 @@
 
 #ifdef HAVE_WIREDTIGER
 
-#include <stdio.h>
-#include <unistd.h>
-#include <wiredtiger.h>
+    #include "base/error.h"
+    #include "base/mem.h"
 
-#include "base/error.h"
-#include "base/mem.h"
+    #include <stdio.h>
+    #include <unistd.h>
+    #include <wiredtiger.h>
 
-#define TABLE_URI "table:ycsb"
-#define SESSIONS_SPARE 64 /* WiredTiger's own threads count too */
-#define EVICTION_THREADS_MAX 8
-#define LEAF_PAGE_CACHED "32KB" /* WiredTiger's default */
-#define LEAF_PAGE_LARGE "16KB"  /* data beyond the cache: less read and write amplification; 8KB halves the speed of scans */
-#define LARGE_VALUE 2048u       /* bytes; from here on 16 KiB leaves would hold too few rows */
+    #define TABLE_URI            "table:ycsb"
+    #define SESSIONS_SPARE       64 /* WiredTiger's own threads count too */
+    #define EVICTION_THREADS_MAX 8
+    #define LEAF_PAGE_CACHED     "32KB" /* WiredTiger's default */
+    #define LEAF_PAGE_LARGE \
+        "16KB" /* data beyond the cache: less read and write amplification; 8KB halves the speed of scans */
+    #define LARGE_VALUE 2048u /* bytes; from here on 16 KiB leaves would hold too few rows */
 
 struct tiger_db {
     WT_CONNECTION *connection;
@@ -27,7 +28,8 @@ struct tiger_db {
 
 struct tiger_session {
     WT_SESSION *session;
-    WT_CURSOR *cursor; /* kept open: the manual's advice; reset after each use, so it pins nothing */
+    WT_CURSOR
+        *cursor; /* kept open: the manual's advice; reset after each use, so it pins nothing */
 };
 
 static const char *
@@ -44,7 +46,9 @@ tiger_version(void)
 static const char *
 leaf_page(const struct bench_setup *setup)
 {
-    return setup->data_bytes > setup->cache_bytes && setup->value_bytes < LARGE_VALUE ? LEAF_PAGE_LARGE : LEAF_PAGE_CACHED;
+    return setup->data_bytes > setup->cache_bytes && setup->value_bytes < LARGE_VALUE
+               ? LEAF_PAGE_LARGE
+               : LEAF_PAGE_CACHED;
 }
 
 static int
@@ -63,12 +67,14 @@ connection_config(const struct bench_setup *setup, char *out, size_t size)
     bool sync = setup->durability == ASH_DURABILITY_SYNC;
     bool log = setup->durability != ASH_DURABILITY_NONE;
 
-    snprintf(out, size,
-             "create,cache_size=%llu,session_max=%u,eviction=(threads_min=%d,threads_max=%d),checkpoint=(wait=60%s),"
-             "log=(enabled=%s),transaction_sync=(enabled=%s,method=fsync)%s",
-             (unsigned long long)setup->cache_bytes, setup->threads + SESSIONS_SPARE, eviction_threads_min(),
-             EVICTION_THREADS_MAX, log ? ",log_size=2GB" : "", log ? "true" : "false", sync ? "true" : "false",
-             setup->page_cache ? "" : ",direct_io=[data]");
+    snprintf(
+        out, size,
+        "create,cache_size=%llu,session_max=%u,eviction=(threads_min=%d,threads_max=%d),checkpoint=(wait=60%s),"
+        "log=(enabled=%s),transaction_sync=(enabled=%s,method=fsync)%s",
+        (unsigned long long)setup->cache_bytes, setup->threads + SESSIONS_SPARE,
+        eviction_threads_min(), EVICTION_THREADS_MAX, log ? ",log_size=2GB" : "",
+        log ? "true" : "false", sync ? "true" : "false",
+        setup->page_cache ? "" : ",direct_io=[data]");
 }
 
 static void
@@ -279,7 +285,8 @@ tiger_insert(void *session, const struct bench_row *rows, size_t count)
 
 /* One attempt; leaves no transaction open.  First updater wins: the update reports WT_ROLLBACK when the row changed. */
 static int
-modify_once(struct tiger_session *s, struct ash_slice key, struct ash_slice value, struct bench_buffer *old)
+modify_once(struct tiger_session *s, struct ash_slice key, struct ash_slice value,
+            struct bench_buffer *old)
 {
     int error = s->session->begin_transaction(s->session, NULL);
 
@@ -309,7 +316,8 @@ tiger_modify(void *session, struct ash_slice key, struct ash_slice value, struct
 }
 
 static ash_rc
-tiger_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value, size_t *rows_out)
+tiger_scan(void *session, struct ash_slice start, size_t count, struct bench_buffer *value,
+           size_t *rows_out)
 {
     struct tiger_session *s = session;
     WT_CURSOR *cursor = s->cursor;

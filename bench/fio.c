@@ -4,7 +4,7 @@
  *
  * It reads fio's "minimal" output: fields separated by ';', numbered from 1 in fio's documentation of terse version 3.
  */
-#include "machine.h"
+#include "base/error.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -12,12 +12,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/error.h"
+#include "machine.h"
 
-#define FIO_SECONDS 3
+#define FIO_SECONDS   3
 #define FIO_FILE_SIZE "1g"
-#define FIO_LINE 16384
-#define FIO_READ_FIELDS 6   /* first field of the read group: kibibytes moved; then KiB/s, IOPS, runtime, latencies */
+#define FIO_LINE      16384
+#define FIO_READ_FIELDS \
+    6 /* first field of the read group: kibibytes moved; then KiB/s, IOPS, runtime, latencies */
 #define FIO_WRITE_FIELDS 47 /* the same for writes */
 #define FIO_MEAN_LATENCY 10 /* from the start of a group: mean completion latency, us */
 
@@ -40,20 +41,23 @@ field(const char *line, unsigned n)
 
 /* Runs one job.  `dir` is quoted for the shell by the caller. */
 static ash_rc
-fio_run(const char *dir, const char *job, const char *arguments, bool write, struct fio_result *result_out)
+fio_run(const char *dir, const char *job, const char *arguments, bool write,
+        struct fio_result *result_out)
 {
     char command[8192], line[FIO_LINE];
     unsigned first = write ? FIO_WRITE_FIELDS : FIO_READ_FIELDS;
     FILE *pipe;
     int n, status;
 
-    n = snprintf(command, sizeof(command),
-                 "fio --minimal --name=%s --directory=%s --filename=ashlar-bench.fio --size=" FIO_FILE_SIZE
-                 " --time_based --runtime=%d --ioengine=io_uring --direct=1 %s 2>/dev/null",
-                 job, dir, FIO_SECONDS, arguments);
+    n = snprintf(
+        command, sizeof(command),
+        "fio --minimal --name=%s --directory=%s --filename=ashlar-bench.fio --size=" FIO_FILE_SIZE
+        " --time_based --runtime=%d --ioengine=io_uring --direct=1 %s 2>/dev/null",
+        job, dir, FIO_SECONDS, arguments);
     if (n < 0 || (size_t)n >= sizeof(command))
         return ash_raise(ASH_INVALID, "--dir: the path is too long for fio");
-    pipe = popen(command, "re"); /* NOLINT(cert-env33-c): a developer's tool running a developer's tool */
+    pipe = popen(command,
+                 "re"); /* NOLINT(cert-env33-c): a developer's tool running a developer's tool */
     if (pipe == NULL)
         return ash_raise_sys(ASH_IO, errno, "fio", "--fio: cannot run fio: %s", strerror(errno));
     line[0] = '\0';
@@ -61,7 +65,8 @@ fio_run(const char *dir, const char *job, const char *arguments, bool write, str
         line[0] = '\0';
     status = pclose(pipe);
     if (line[0] == '\0' || status != 0)
-        return ash_raise_obj(ASH_IO, "fio", "--fio: the job %s failed; run it by hand: %s", job, command);
+        return ash_raise_obj(ASH_IO, "fio", "--fio: the job %s failed; run it by hand: %s", job,
+                             command);
     result_out->bytes_per_s = field(line, first + 1) * 1024;
     result_out->iops = field(line, first + 2);
     result_out->mean_us = field(line, first + FIO_MEAN_LATENCY);
@@ -120,7 +125,8 @@ measure_all(const char *quoted, struct bench_device_limits *l)
     if (rc != ASH_OK)
         return rc;
     l->sync_write_per_s = r.iops;
-    l->sync_write_us = r.iops > 0 ? 1e6 / r.iops : 0; /* the flush is not in fio's completion latency */
+    l->sync_write_us = r.iops > 0 ? 1e6 / r.iops
+                                  : 0; /* the flush is not in fio's completion latency */
     return ASH_OK;
 }
 
@@ -132,7 +138,8 @@ fio_measure(const char *dir, struct bench_device_limits *limits_out)
     ash_rc rc;
 
     if (system("fio --version >/dev/null 2>&1") != 0) /* NOLINT(cert-env33-c) */
-        return ash_raise_obj(ASH_UNSUPPORTED, "fio", "--fio: fio is not installed; install it or leave --fio out");
+        return ash_raise_obj(ASH_UNSUPPORTED, "fio",
+                             "--fio: fio is not installed; install it or leave --fio out");
     rc = shell_quote(dir, quoted, sizeof(quoted));
     if (rc == ASH_OK)
         rc = measure_all(quoted, &limits);

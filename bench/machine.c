@@ -4,6 +4,9 @@
  */
 #include "machine.h"
 
+#include "base/clock.h"
+#include "base/error.h"
+
 #include <errno.h>
 #include <ftw.h>
 #include <sched.h>
@@ -16,11 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "base/error.h"
-
-#define SECTOR 512u      /* of /sys/.../stat, whatever the device's own */
-#define WALK_FDS 16      /* directories that nftw() keeps open */
+#define SECTOR    512u /* of /sys/.../stat, whatever the device's own */
+#define WALK_FDS  16   /* directories that nftw() keeps open */
 #define LINE_SIZE 1024
 
 /* First line of a file without its end; "" when unreadable. */
@@ -74,7 +74,8 @@ find_filesystem(struct bench_machine *m)
         const char *rest = strstr(line, " - ");
         if (rest == NULL || sscanf(line, "%*d %*d %u:%u", &major_number, &minor_number) != 2)
             continue;
-        if (major_number == m->device_major && minor_number == m->device_minor && sscanf(rest, " - %31s", type) == 1)
+        if (major_number == m->device_major && minor_number == m->device_minor &&
+            sscanf(rest, " - %31s", type) == 1)
             snprintf(m->filesystem, sizeof(m->filesystem), "%s", type);
     }
     fclose(f);
@@ -95,17 +96,21 @@ find_device(struct bench_machine *m)
     name = strrchr(link, '/');
     snprintf(m->device, sizeof(m->device), "%.63s", name != NULL ? name + 1 : link);
     /* A partition has its disk's directory above it. */
-    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/queue/rotational", m->device_major, m->device_minor);
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/queue/rotational", m->device_major,
+             m->device_minor);
     read_line(path, text, sizeof(text));
     if (text[0] == '\0') {
-        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../queue/rotational", m->device_major, m->device_minor);
+        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../queue/rotational", m->device_major,
+                 m->device_minor);
         read_line(path, text, sizeof(text));
     }
     m->rotational = text[0] == '1';
-    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/device/model", m->device_major, m->device_minor);
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/device/model", m->device_major,
+             m->device_minor);
     read_line(path, m->device_model, sizeof(m->device_model));
     if (m->device_model[0] == '\0') {
-        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../device/model", m->device_major, m->device_minor);
+        snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../device/model", m->device_major,
+                 m->device_minor);
         read_line(path, m->device_model, sizeof(m->device_model));
     }
 }
@@ -121,14 +126,16 @@ machine_describe(const char *dir, struct bench_machine *machine_out)
     struct tm tm;
 
     if (stat(dir, &st) != 0)
-        return ash_raise_sys(err_from_errno(errno), errno, dir, "--dir: cannot look at %s: %s", dir, strerror(errno));
+        return ash_raise_sys(err_from_errno(errno), errno, dir, "--dir: cannot look at %s: %s", dir,
+                             strerror(errno));
     m.device_major = major(st.st_dev);
     m.device_minor = minor(st.st_dev);
     find_cpu(m.cpu, sizeof(m.cpu));
     m.cores = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? (unsigned)CPU_COUNT(&cpus) : 0;
     m.memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     if (uname(&names) == 0)
-        snprintf(m.kernel, sizeof(m.kernel), "%s %s %s", names.sysname, names.release, names.machine);
+        snprintf(m.kernel, sizeof(m.kernel), "%s %s %s", names.sysname, names.release,
+                 names.machine);
     find_filesystem(&m);
     find_device(&m);
 #ifdef __clang__
@@ -149,7 +156,8 @@ machine_device_bytes(const struct bench_machine *machine, uint64_t *read_out, ui
     char path[128], line[LINE_SIZE];
     unsigned long long read_sectors, write_sectors;
 
-    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/stat", machine->device_major, machine->device_minor);
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/stat", machine->device_major,
+             machine->device_minor);
     read_line(path, line, sizeof(line));
     if (sscanf(line, "%*u %*u %llu %*u %*u %*u %llu", &read_sectors, &write_sectors) != 2)
         return false;
@@ -158,7 +166,8 @@ machine_device_bytes(const struct bench_machine *machine, uint64_t *read_out, ui
     return true;
 }
 
-static uint64_t walk_bytes; /* nftw() has no argument for its function; used by the main thread only */
+static uint64_t
+    walk_bytes; /* nftw() has no argument for its function; used by the main thread only */
 
 static int
 walk_entry(const char *path, const struct stat *st, int type, struct FTW *where)
@@ -174,7 +183,8 @@ uint64_t
 machine_space_bytes(const char *dir)
 {
     walk_bytes = 0;
-    (void)nftw(dir, walk_entry, WALK_FDS, FTW_PHYS); /* files that vanish meanwhile are not counted */
+    (void)nftw(dir, walk_entry, WALK_FDS,
+               FTW_PHYS); /* files that vanish meanwhile are not counted */
     return walk_bytes;
 }
 
@@ -197,5 +207,5 @@ machine_cpu_seconds(void)
 
     getrusage(RUSAGE_SELF, &usage);
     return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-        (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+           (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }

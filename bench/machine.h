@@ -24,20 +24,21 @@ struct bench_machine {
 /* What one device can do, measured by fio; 0 where a run failed. */
 struct bench_device_limits {
     bool measured;
-    double random_read_iops;      /* 4 KiB, queue depth 128 */
-    double random_read_qd1_iops;  /* 4 KiB, queue depth 1 */
-    double random_read_qd1_us;    /* mean latency of it */
-    double read_bytes_per_s;      /* 1 MiB blocks, queue depth 8 */
-    double write_bytes_per_s;     /* the same */
-    double random_write_iops;     /* 4 KiB, queue depth 128 */
-    double sync_write_per_s;      /* 4 KiB written and made durable, one at a time */
+    double random_read_iops;     /* 4 KiB, queue depth 128 */
+    double random_read_qd1_iops; /* 4 KiB, queue depth 1 */
+    double random_read_qd1_us;   /* mean latency of it */
+    double read_bytes_per_s;     /* 1 MiB blocks, queue depth 8 */
+    double write_bytes_per_s;    /* the same */
+    double random_write_iops;    /* 4 KiB, queue depth 128 */
+    double sync_write_per_s;     /* 4 KiB written and made durable, one at a time */
     double sync_write_us;
 };
 
 /* Fills what can be found out; unknown texts are "".  `dir` must exist. */
 ASH_MUST_CHECK ash_rc machine_describe(const char *dir, struct bench_machine *machine_out);
 /* Bytes that the device has read and written since boot, by everybody; false when there is no such device. */
-bool machine_device_bytes(const struct bench_machine *machine, uint64_t *read_out, uint64_t *written_out);
+bool machine_device_bytes(const struct bench_machine *machine, uint64_t *read_out,
+                          uint64_t *written_out);
 /* Space that the files below `dir` take, in bytes. */
 uint64_t machine_space_bytes(const char *dir);
 uint64_t machine_rss_bytes(void);

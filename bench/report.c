@@ -4,13 +4,13 @@
  */
 #include "report.h"
 
+#include "base/error.h"
+#include "base/option.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-
-#include "base/error.h"
-#include "base/option.h"
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
 
@@ -97,7 +97,8 @@ json_null(struct json *j, const char *key)
 }
 
 void
-report_machine(struct json *j, const struct bench_machine *machine, const struct bench_device_limits *limits)
+report_machine(struct json *j, const struct bench_machine *machine,
+               const struct bench_device_limits *limits)
 {
     json_open(j, "machine", '{');
     json_text(j, "cpu", machine->cpu);
@@ -186,7 +187,8 @@ write_measures(struct json *j, const struct ycsb_result *r)
 }
 
 static void
-write_run(struct json *j, const struct ycsb_config *config, const struct ycsb_result *results, size_t engine, size_t workload)
+write_run(struct json *j, const struct ycsb_config *config, const struct ycsb_result *results,
+          size_t engine, size_t workload)
 {
     const struct ycsb_workload *w = config->workload[workload];
     unsigned round = report_median_round(config, results, engine, workload);
@@ -215,20 +217,21 @@ write_run(struct json *j, const struct ycsb_config *config, const struct ycsb_re
     if (r->done)
         json_null(j, "error");
     else
-        json_text(j, "error", r->error[0] != '\0' ? r->error : "not run, because an earlier workload failed");
+        json_text(j, "error",
+                  r->error[0] != '\0' ? r->error : "not run, because an earlier workload failed");
     json_close(j, '}');
 }
 
 ash_rc
-report_json(const struct ycsb_config *config, const struct bench_machine *machine, const struct bench_device_limits *limits,
-            const struct ycsb_result *results)
+report_json(const struct ycsb_config *config, const struct bench_machine *machine,
+            const struct bench_device_limits *limits, const struct ycsb_result *results)
 {
     struct json j = { .file = fopen(config->json, "we") };
     bool failed;
 
     if (j.file == NULL)
-        return ash_raise_sys(err_from_errno(errno), errno, config->json, "--json: cannot write %s: %s", config->json,
-                             strerror(errno));
+        return ash_raise_sys(err_from_errno(errno), errno, config->json,
+                             "--json: cannot write %s: %s", config->json, strerror(errno));
     json_open(&j, NULL, '{');
     report_machine(&j, machine, limits);
     json_open(&j, "runs", '[');
@@ -240,7 +243,8 @@ report_json(const struct ycsb_config *config, const struct bench_machine *machin
     fputc('\n', j.file);
     failed = ferror(j.file) != 0;
     if (fclose(j.file) != 0 || failed)
-        return ash_raise_sys(ASH_IO, errno, config->json, "--json: writing %s failed: %s", config->json, strerror(errno));
+        return ash_raise_sys(ASH_IO, errno, config->json, "--json: writing %s failed: %s",
+                             config->json, strerror(errno));
     return ASH_OK;
 }
 
@@ -253,7 +257,8 @@ report_index(const struct ycsb_config *config, unsigned round, size_t engine, si
 }
 
 unsigned
-report_median_round(const struct ycsb_config *config, const struct ycsb_result *results, size_t engine, size_t workload)
+report_median_round(const struct ycsb_config *config, const struct ycsb_result *results,
+                    size_t engine, size_t workload)
 {
     unsigned good[YCSB_ROUNDS_MAX], count = 0;
 
@@ -263,7 +268,8 @@ report_median_round(const struct ycsb_config *config, const struct ycsb_result *
 
         if (!r->done)
             continue;
-        while (at > 0 && results[report_index(config, good[at - 1], engine, workload)].ops_per_s > r->ops_per_s) {
+        while (at > 0 && results[report_index(config, good[at - 1], engine, workload)].ops_per_s >
+                             r->ops_per_s) {
             good[at] = good[at - 1];
             at--;
         }
@@ -276,39 +282,46 @@ report_median_round(const struct ycsb_config *config, const struct ycsb_result *
 static void
 print_limits(const struct bench_device_limits *l)
 {
-    printf("device  4 KiB random read %.0f/s at depth 128, %.0f/s at depth 1 (%.0f us); random write %.0f/s\n"
-           "        sequential read %.0f MiB/s, write %.0f MiB/s; 4 KiB synced write %.0f/s (%.0f us)      [fio]\n",
-           l->random_read_iops, l->random_read_qd1_iops, l->random_read_qd1_us, l->random_write_iops,
-           l->read_bytes_per_s / 1048576, l->write_bytes_per_s / 1048576, l->sync_write_per_s, l->sync_write_us);
+    printf(
+        "device  4 KiB random read %.0f/s at depth 128, %.0f/s at depth 1 (%.0f us); random write %.0f/s\n"
+        "        sequential read %.0f MiB/s, write %.0f MiB/s; 4 KiB synced write %.0f/s (%.0f us)      [fio]\n",
+        l->random_read_iops, l->random_read_qd1_iops, l->random_read_qd1_us, l->random_write_iops,
+        l->read_bytes_per_s / 1048576, l->write_bytes_per_s / 1048576, l->sync_write_per_s,
+        l->sync_write_us);
 }
 
 static void
 print_columns(void)
 {
-    printf("\n%-10s %-5s %12s %8s %9s %9s %9s  %-17s %9s %9s %9s %9s %10s\n", "engine", "load", "ops/s", "cpu us", "B read",
-           "B writ.", "space", "operation", "p50 us", "p95", "p99", "p99.9", "max");
+    printf("\n%-10s %-5s %12s %8s %9s %9s %9s  %-17s %9s %9s %9s %9s %10s\n", "engine", "load",
+           "ops/s", "cpu us", "B read", "B writ.", "space", "operation", "p50 us", "p95", "p99",
+           "p99.9", "max");
     printf("%-10s %-5s %12s %8s %9s %9s %9s\n", "", "", "", "per op", "per op", "per op", "MiB");
     fflush(stdout);
 }
 
 void
-report_head(const struct ycsb_config *config, const struct bench_machine *m, const struct bench_device_limits *limits)
+report_head(const struct ycsb_config *config, const struct bench_machine *m,
+            const struct bench_device_limits *limits)
 {
     char memory[32], cache[32];
 
     option_format_size(m->memory_bytes, memory);
     option_format_size(config->cache, cache);
-    printf("machine %s, %u cores, %s; %s; %s on %s\n", m->cpu, m->cores, memory, m->kernel, m->filesystem,
-           m->device[0] != '\0' ? m->device : "an unknown device");
+    printf("machine %s, %u cores, %s; %s; %s on %s\n", m->cpu, m->cores, memory, m->kernel,
+           m->filesystem, m->device[0] != '\0' ? m->device : "an unknown device");
     if (limits->measured)
         print_limits(limits);
-    printf("ycsb    %" PRIu64 " records, keys of %" PRIu64 " and values of %" PRIu64 " bytes, cache %s, durability %s, %" PRIu64 " %s\n",
-           config->records, config->key_size, config->value_size, cache, engine_durability_name(config->durability),
-           config->threads, config->executors ? "requests in flight" : "threads");
+    printf("ycsb    %" PRIu64 " records, keys of %" PRIu64 " and values of %" PRIu64
+           " bytes, cache %s, durability %s, %" PRIu64 " %s\n",
+           config->records, config->key_size, config->value_size, cache,
+           engine_durability_name(config->durability), config->threads,
+           config->executors ? "requests in flight" : "threads");
     for (size_t i = 0; i < config->engines && !config->page_cache; i++)
         if (config->engine[i]->always_page_cache)
-            printf("note    %s cannot bypass the page cache: besides --cache it has all of this machine's free memory\n",
-                   config->engine[i]->name);
+            printf(
+                "note    %s cannot bypass the page cache: besides --cache it has all of this machine's free memory\n",
+                config->engine[i]->name);
     print_columns();
 }
 
@@ -329,12 +342,13 @@ report_row(const char *engine, const char *workload, const struct ycsb_result *r
         if (l->count == 0)
             continue;
         if (first)
-            printf("%-10s %-5s %12.0f %8.2f %9.0f %9.0f %9.1f", engine, workload, r->ops_per_s, r->cpu_s * 1e6 / n,
-                   (double)r->device_bytes_read / n, (double)r->device_bytes_written / n, (double)r->space_bytes / 1048576);
+            printf("%-10s %-5s %12.0f %8.2f %9.0f %9.0f %9.1f", engine, workload, r->ops_per_s,
+                   r->cpu_s * 1e6 / n, (double)r->device_bytes_read / n,
+                   (double)r->device_bytes_written / n, (double)r->space_bytes / 1048576);
         else
             printf("%68s", "");
-        printf("  %-17s %9.1f %9.1f %9.1f %9.1f %10.1f\n", ycsb_op_name(kind), l->p50_us, l->p95_us, l->p99_us, l->p999_us,
-               l->max_us);
+        printf("  %-17s %9.1f %9.1f %9.1f %9.1f %10.1f\n", ycsb_op_name(kind), l->p50_us, l->p95_us,
+               l->p99_us, l->p999_us, l->max_us);
         first = false;
     }
     if (r->not_found != 0)
@@ -350,6 +364,7 @@ report_medians(const struct ycsb_config *config, const struct ycsb_result *resul
     for (size_t w = 0; w < config->workloads; w++)
         for (size_t e = 0; e < config->engines; e++) {
             unsigned round = report_median_round(config, results, e, w);
-            report_row(config->engine[e]->name, config->workload[w]->name, &results[report_index(config, round, e, w)]);
+            report_row(config->engine[e]->name, config->workload[w]->name,
+                       &results[report_index(config, round, e, w)]);
         }
 }

@@ -23,19 +23,23 @@ void json_bool(struct json *j, const char *key, bool value);
 void json_null(struct json *j, const char *key);
 
 /* The members "machine" and "device" that every report begins with. */
-void report_machine(struct json *j, const struct bench_machine *machine, const struct bench_device_limits *limits);
+void report_machine(struct json *j, const struct bench_machine *machine,
+                    const struct bench_device_limits *limits);
 
 void report_head(const struct ycsb_config *config, const struct bench_machine *machine,
                  const struct bench_device_limits *limits);
 void report_row(const char *engine, const char *workload, const struct ycsb_result *result);
 
 /* All results: results[(round * engines + engine) * workloads + workload]. */
-size_t report_index(const struct ycsb_config *config, unsigned round, size_t engine, size_t workload);
+size_t
+report_index(const struct ycsb_config *config, unsigned round, size_t engine, size_t workload);
 /* The round whose throughput is the median of the good ones; any failed one when there is no good one. */
-unsigned report_median_round(const struct ycsb_config *config, const struct ycsb_result *results, size_t engine,
-                             size_t workload);
+unsigned report_median_round(const struct ycsb_config *config, const struct ycsb_result *results,
+                             size_t engine, size_t workload);
 void report_medians(const struct ycsb_config *config, const struct ycsb_result *results);
-ASH_MUST_CHECK ash_rc report_json(const struct ycsb_config *config, const struct bench_machine *machine,
-                                  const struct bench_device_limits *limits, const struct ycsb_result *results);
+ASH_MUST_CHECK ash_rc report_json(const struct ycsb_config *config,
+                                  const struct bench_machine *machine,
+                                  const struct bench_device_limits *limits,
+                                  const struct ycsb_result *results);
 
 #endif

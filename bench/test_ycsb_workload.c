@@ -2,12 +2,12 @@
  *
  * test_ycsb_workload.c - the benchmark's workloads are YCSB's: constants, keys, shares of operations, distributions.
  */
-#include <math.h>
-
 #include "bench/ycsb.h"
 #include "tests/test_main.h"
 
-#define ROWS 10000u
+#include <math.h>
+
+#define ROWS  10000u
 #define DRAWS 200000u
 
 static struct ycsb_keyspace keys;
@@ -29,7 +29,8 @@ start(const char *name, enum ycsb_distribution distribution)
     keys.window = window;
     atomic_store(&keys.next, ROWS);
     atomic_store(&keys.acked, ROWS);
-    ycsb_chooser_init(&chooser, &config, ycsb_workload_find(name, strlen(name)), &keys, NULL, test_seed(1));
+    ycsb_chooser_init(&chooser, &config, ycsb_workload_find(name, strlen(name)), &keys, NULL,
+                      test_seed(1));
 }
 
 /* Goal: the sum by formula equals YCSB's constant for 10^10 items, and the sum term by term. */
@@ -99,8 +100,8 @@ START_TEST(shares_of_operations)
         const char *name;
         enum ycsb_op_kind kind;
         double share;
-    } rows[] = { { "a", YCSB_UPDATE, 0.5 }, { "b", YCSB_UPDATE, 0.05 }, { "c", YCSB_READ, 1 }, { "d", YCSB_INSERT, 0.05 },
-                 { "e", YCSB_SCAN, 0.95 }, { "f", YCSB_RMW, 0.5 } };
+    } rows[] = { { "a", YCSB_UPDATE, 0.5 },  { "b", YCSB_UPDATE, 0.05 }, { "c", YCSB_READ, 1 },
+                 { "d", YCSB_INSERT, 0.05 }, { "e", YCSB_SCAN, 0.95 },   { "f", YCSB_RMW, 0.5 } };
     unsigned count = 0;
 
     start(rows[_i].name, YCSB_OWN);

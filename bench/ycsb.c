@@ -7,6 +7,9 @@
  */
 #include "ycsb.h"
 
+#include "base/assert.h"
+#include "base/error.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,12 +19,10 @@
 #include <unistd.h>
 
 #include "args.h"
-#include "base/assert.h"
-#include "base/error.h"
 #include "report.h"
 
-#define THREADS_MAX 1024u /* without --executors */
-#define SECONDS_MAX 864000u
+#define THREADS_MAX    1024u /* without --executors */
+#define SECONDS_MAX    864000u
 #define NAME_MAX_BYTES 32
 
 static const char help_text[] =
@@ -74,7 +75,8 @@ parse_engines(struct ycsb_config *config, const char *text)
             return rc;
         for (size_t i = 0; i < config->engines; i++)
             if (config->engine[i] == config->engine[config->engines])
-                return ash_raise(ASH_INVALID, "--engines: %s is named twice; use --rounds to repeat", name);
+                return ash_raise(ASH_INVALID,
+                                 "--engines: %s is named twice; use --rounds to repeat", name);
         config->engines++;
         at += length;
         if (*at == '\0')
@@ -90,10 +92,13 @@ parse_workloads(struct ycsb_config *config, const char *text)
         const struct ycsb_workload *w = ycsb_workload_find(at, length);
 
         if (config->workloads == YCSB_WORKLOADS_MAX)
-            return ash_raise(ASH_INVALID, "--workloads: more than %d workloads", YCSB_WORKLOADS_MAX);
+            return ash_raise(ASH_INVALID, "--workloads: more than %d workloads",
+                             YCSB_WORKLOADS_MAX);
         if (w == NULL)
-            return ash_raise(ASH_INVALID, "--workloads: there is no workload \"%.*s\"; there are load, a, b, c, d, e, f",
-                             (int)length, at);
+            return ash_raise(
+                ASH_INVALID,
+                "--workloads: there is no workload \"%.*s\"; there are load, a, b, c, d, e, f",
+                (int)length, at);
         if (w->load && config->workloads != 0)
             return ash_raise(ASH_INVALID, "--workloads: load can only come first");
         config->workload[config->workloads++] = w;
@@ -154,20 +159,25 @@ static ash_rc
 check(const struct ycsb_config *config)
 {
     if (config->dir == NULL)
-        return ash_raise(ASH_INVALID, "--dir is missing: name a directory on the device to measure");
+        return ash_raise(ASH_INVALID,
+                         "--dir is missing: name a directory on the device to measure");
     if (config->key_size != YCSB_KEY_BINARY && config->key_size < YCSB_KEY_TEXT_MIN)
-        return ash_raise(ASH_INVALID, "--key-size: %llu is neither 8 (a binary integer) nor %d or more (\"user\" and digits)",
-                         (unsigned long long)config->key_size, YCSB_KEY_TEXT_MIN);
+        return ash_raise(
+            ASH_INVALID,
+            "--key-size: %llu is neither 8 (a binary integer) nor %d or more (\"user\" and digits)",
+            (unsigned long long)config->key_size, YCSB_KEY_TEXT_MIN);
     if (config->operations == 0 && config->seconds == 0)
         return ash_raise(ASH_INVALID, "--operations=0 needs --seconds");
     if (!config->executors && config->threads > THREADS_MAX)
         return ash_raise(ASH_INVALID, "--threads: more than %u needs --executors", THREADS_MAX);
     for (size_t i = 0; i < config->engines && config->executors; i++)
         if (config->engine[i]->submit == NULL)
-            return ash_raise(ASH_INVALID, "--executors: %s has none; name ashlar alone in --engines", config->engine[i]->name);
+            return ash_raise(ASH_INVALID,
+                             "--executors: %s has none; name ashlar alone in --engines",
+                             config->engine[i]->name);
     if (mkdir(config->dir, 0700) != 0 && errno != EEXIST)
-        return ash_raise_sys(err_from_errno(errno), errno, config->dir, "--dir: cannot make %s: %s", config->dir,
-                             strerror(errno));
+        return ash_raise_sys(err_from_errno(errno), errno, config->dir, "--dir: cannot make %s: %s",
+                             config->dir, strerror(errno));
     return ASH_OK;
 }
 
@@ -179,40 +189,50 @@ parse(struct raw *raw, int argc, char **argv)
     char engines_help[256];
     const struct arg_spec specs[] = {
         { "engines", ARG_TEXT, &raw->engines, 0, 0, "LIST", engines_help },
-        { "workloads", ARG_TEXT, &raw->workloads, 0, 0, "LIST", "of load,a,b,c,d,e,f; default load,a,b,c,d,e,f" },
-        { "records", ARG_COUNT, &c->records, 1, 1ull << 40, "N", "rows to load; default 1M (k, M, G are thousands)" },
+        { "workloads", ARG_TEXT, &raw->workloads, 0, 0, "LIST",
+          "of load,a,b,c,d,e,f; default load,a,b,c,d,e,f" },
+        { "records", ARG_COUNT, &c->records, 1, 1ull << 40, "N",
+          "rows to load; default 1M (k, M, G are thousands)" },
         { "operations", ARG_COUNT, &c->operations, 0, 1ull << 50, "N",
           "per workload, all threads together; default 1M, or no limit with --seconds" },
-        { "seconds", ARG_SECONDS, &c->seconds, 0, SECONDS_MAX, "S", "longest time of a workload (the load is always complete)" },
-        { "warmup", ARG_SECONDS, &c->warmup, 0, SECONDS_MAX, "S", "runs each workload so long before measuring; default 0" },
+        { "seconds", ARG_SECONDS, &c->seconds, 0, SECONDS_MAX, "S",
+          "longest time of a workload (the load is always complete)" },
+        { "warmup", ARG_SECONDS, &c->warmup, 0, SECONDS_MAX, "S",
+          "runs each workload so long before measuring; default 0" },
         { "rounds", ARG_COUNT, &c->rounds, 1, YCSB_ROUNDS_MAX, "R",
           "repeats everything, engines interleaved (A B A B); the median is reported" },
         { "threads", ARG_COUNT, &c->threads, 1, YCSB_THREADS_MAX, "T", "clients; default 1" },
-        { "executors", ARG_FLAG, &c->executors, 0, 0, NULL, "ashlar only: T requests in flight on ash_run() instead of T threads" },
+        { "executors", ARG_FLAG, &c->executors, 0, 0, NULL,
+          "ashlar only: T requests in flight on ash_run() instead of T threads" },
         { "key-size", ARG_SIZE, &c->key_size, YCSB_KEY_BINARY, YCSB_KEY_MAX, "BYTES",
           "default 23: \"user\" and 19 digits, as YCSB; 8: a big-endian integer" },
-        { "value-size", ARG_SIZE, &c->value_size, 1, ASH_VALUE_SIZE_MAX, "BYTES", "default 1000, YCSB's ten fields of 100" },
+        { "value-size", ARG_SIZE, &c->value_size, 1, ASH_VALUE_SIZE_MAX, "BYTES",
+          "default 1000, YCSB's ten fields of 100" },
         { "insert-order", ARG_TEXT, &raw->order, 0, 0, "ORDER",
           "hashed (YCSB's, the default) or ordered (the default with --key-size=8)" },
         { "distribution", ARG_TEXT, &raw->distribution, 0, 0, "NAME",
           "zipfian, uniform or latest; default: the workload's own\n(zipfian; d always reads the latest)" },
-        { "cache", ARG_SIZE, &c->cache, 1 << 20, 1ull << 44, "BYTES", "memory for each engine; default 256MiB" },
+        { "cache", ARG_SIZE, &c->cache, 1 << 20, 1ull << 44, "BYTES",
+          "memory for each engine; default 256MiB" },
         { "durability", ARG_TEXT, &raw->durability, 0, 0, "MODE",
           "sync: on stable storage when the call returns (default);\nasync: logged, on its way; none: the least an engine offers" },
         { "page-cache", ARG_TEXT, &raw->page_cache, 0, 0, "MODE",
           "bypass: direct I/O for engines that have it (default), so that\n--cache is their cache; allow: the kernel caches for all" },
-        { "load-batch", ARG_COUNT, &c->load_batch, 1, 10000, "N", "rows per transaction of the measured load; default 1" },
+        { "load-batch", ARG_COUNT, &c->load_batch, 1, 10000, "N",
+          "rows per transaction of the measured load; default 1" },
         { "dir", ARG_TEXT, &c->dir, 0, 0, "DIR", "where the databases go (needed)" },
         { "keep", ARG_FLAG, &c->keep, 0, 0, NULL, "leaves the databases there for the next run" },
         { "json", ARG_TEXT, &c->json, 0, 0, "FILE", "writes machine, device and runs as JSON" },
         { "fio", ARG_FLAG, &c->fio, 0, 0, NULL, "measures the device with fio first (some 20 s)" },
         { "seed", ARG_COUNT, &c->seed, 0, UINT64_MAX, "N", "of all randomness; default 1" },
-        { "options", ARG_TEXT, &c->options, 0, 0, "STRING", "more options for ash_open(), e.g. wal_buffer=64MiB,page_writers=2" },
+        { "options", ARG_TEXT, &c->options, 0, 0, "STRING",
+          "more options for ash_open(), e.g. wal_buffer=64MiB,page_writers=2" },
     };
     bool help = false;
     ash_rc rc;
 
-    snprintf(engines_help, sizeof(engines_help), "of ashlar,rocksdb,wiredtiger,lmdb,sqlite,leveldb;\nthis build has %s (default: all)",
+    snprintf(engines_help, sizeof(engines_help),
+             "of ashlar,rocksdb,wiredtiger,lmdb,sqlite,leveldb;\nthis build has %s (default: all)",
              engine_names());
     rc = args_parse(specs, ASH_ARRAY_SIZE(specs), argc, argv, &help);
     if (rc == ASH_OK && help) {
@@ -240,15 +260,18 @@ parse(struct raw *raw, int argc, char **argv)
 /* ---- Rounds -------------------------------------------------------------------------------- */
 
 static void
-note_death(struct ycsb_result *results, const struct ycsb_config *config, const char *engine, int status)
+note_death(struct ycsb_result *results, const struct ycsb_config *config, const char *engine,
+           int status)
 {
     for (size_t w = 0; w < config->workloads; w++) {
         if (results[w].done || results[w].error[0] != '\0')
             continue;
         if (WIFSIGNALED(status))
-            snprintf(results[w].error, sizeof(results[w].error), "%s was killed by signal %d", engine, WTERMSIG(status));
+            snprintf(results[w].error, sizeof(results[w].error), "%s was killed by signal %d",
+                     engine, WTERMSIG(status));
         else
-            snprintf(results[w].error, sizeof(results[w].error), "%s ended with status %d", engine, WEXITSTATUS(status));
+            snprintf(results[w].error, sizeof(results[w].error), "%s ended with status %d", engine,
+                     WEXITSTATUS(status));
         report_row(engine, config->workload[w]->name, &results[w]);
         return; /* those after it were not run */
     }
@@ -256,8 +279,8 @@ note_death(struct ycsb_result *results, const struct ycsb_config *config, const 
 
 /* Runs one engine in a child; true when all went well. */
 static bool
-run_child(const struct ycsb_config *config, const struct bench_machine *machine, size_t engine, unsigned round,
-          struct ycsb_result *results)
+run_child(const struct ycsb_config *config, const struct bench_machine *machine, size_t engine,
+          unsigned round, struct ycsb_result *results)
 {
     struct ycsb_result *own = &results[report_index(config, round, engine, 0)];
     const char *name = config->engine[engine]->name;
@@ -272,7 +295,8 @@ run_child(const struct ycsb_config *config, const struct bench_machine *machine,
         return false;
     }
     if (child == 0) {
-        bool good = ycsb_run_engine(config, machine, config->engine[engine], round, own, report_row);
+        bool good =
+            ycsb_run_engine(config, machine, config->engine[engine], round, own, report_row);
         fflush(NULL);
         _exit(good ? 0 : 1);
     }
@@ -285,7 +309,8 @@ run_child(const struct ycsb_config *config, const struct bench_machine *machine,
 }
 
 static bool
-run_rounds(const struct ycsb_config *config, const struct bench_machine *machine, struct ycsb_result *results)
+run_rounds(const struct ycsb_config *config, const struct bench_machine *machine,
+           struct ycsb_result *results)
 {
     bool good = true;
 
@@ -306,8 +331,15 @@ int
 ycsb_main(int argc, char **argv)
 {
     struct raw raw = {
-        .config = { .records = 1000000, .operations = UINT64_MAX, .value_size = 1000, .key_size = YCSB_KEY_TEXT_MIN, .threads = 1,
-                    .cache = 256u << 20, .rounds = 1, .seed = 1, .load_batch = 1 },
+        .config = { .records = 1000000,
+                    .operations = UINT64_MAX,
+                    .value_size = 1000,
+                    .key_size = YCSB_KEY_TEXT_MIN,
+                    .threads = 1,
+                    .cache = 256u << 20,
+                    .rounds = 1,
+                    .seed = 1,
+                    .load_batch = 1 },
         .engines = engine_names(),
         .workloads = "load,a,b,c,d,e,f",
         .durability = "sync",
@@ -328,7 +360,8 @@ ycsb_main(int argc, char **argv)
     if (config->fio && fio_measure(config->dir, &limits) != ASH_OK)
         return fail();
     size = sizeof(*results) * config->rounds * config->engines * config->workloads;
-    results = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); /* the children write it */
+    results = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                   0); /* the children write it */
     if (results == MAP_FAILED) {
         perror("ashlar-bench ycsb: no memory for the results");
         return 1;

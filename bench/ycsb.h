@@ -6,26 +6,39 @@
 #ifndef BENCH_YCSB_H
 #define BENCH_YCSB_H
 
-#include <stdatomic.h>
-
 #include "base/hist.h"
 #include "base/random.h"
+
+#include <stdatomic.h>
+
 #include "engine.h"
 #include "machine.h"
 
-#define YCSB_ENGINES_MAX 16
+#define YCSB_ENGINES_MAX   16
 #define YCSB_WORKLOADS_MAX 16
-#define YCSB_ROUNDS_MAX 99
-#define YCSB_THREADS_MAX 65536
-#define YCSB_SCAN_MAX 100  /* rows; the core workloads' maxscanlength */
-#define YCSB_KEY_MAX ASH_KEY_SIZE_MAX
-#define YCSB_KEY_DIGITS 19 /* of a 63-bit number */
-#define YCSB_KEY_TEXT_MIN (4 + YCSB_KEY_DIGITS)
-#define YCSB_KEY_BINARY 8  /* bytes: --key-size=8 means a big-endian integer */
-#define YCSB_VALUE_POOL (1u << 20)
+#define YCSB_ROUNDS_MAX    99
+#define YCSB_THREADS_MAX   65536
+#define YCSB_SCAN_MAX      100 /* rows; the core workloads' maxscanlength */
+#define YCSB_KEY_MAX       ASH_KEY_SIZE_MAX
+#define YCSB_KEY_DIGITS    19 /* of a 63-bit number */
+#define YCSB_KEY_TEXT_MIN  (4 + YCSB_KEY_DIGITS)
+#define YCSB_KEY_BINARY    8 /* bytes: --key-size=8 means a big-endian integer */
+#define YCSB_VALUE_POOL    (1u << 20)
 
-enum ycsb_op_kind { YCSB_READ, YCSB_UPDATE, YCSB_INSERT, YCSB_SCAN, YCSB_RMW, YCSB_OP_KINDS };
-enum ycsb_distribution { YCSB_ZIPFIAN, YCSB_UNIFORM, YCSB_LATEST, YCSB_OWN /* the workload's own */ };
+enum ycsb_op_kind {
+    YCSB_READ,
+    YCSB_UPDATE,
+    YCSB_INSERT,
+    YCSB_SCAN,
+    YCSB_RMW,
+    YCSB_OP_KINDS
+};
+enum ycsb_distribution {
+    YCSB_ZIPFIAN,
+    YCSB_UNIFORM,
+    YCSB_LATEST,
+    YCSB_OWN /* the workload's own */
+};
 
 const char *ycsb_op_name(enum ycsb_op_kind kind);
 
@@ -73,7 +86,7 @@ struct ycsb_zipf {
 void ycsb_zipf_init(struct ycsb_zipf *z, uint64_t items);
 void ycsb_zipf_grow(struct ycsb_zipf *z, uint64_t items); /* items only grow */
 uint64_t ycsb_zipf_next(const struct ycsb_zipf *z, struct random *r);
-double ycsb_zeta(uint64_t n); /* sum of 1 / i^0.99 for i = 1..n */
+double ycsb_zeta(uint64_t n);  /* sum of 1 / i^0.99 for i = 1..n */
 uint64_t ycsb_fnv(uint64_t v); /* YCSB's Utils.hash() */
 
 /* Chooses operations, keys and values for one client.  One thread at a time. */
@@ -94,14 +107,16 @@ struct ycsb_op {
     size_t scan_rows;
 };
 
-void ycsb_chooser_init(struct ycsb_chooser *c, const struct ycsb_config *config, const struct ycsb_workload *workload,
-                       struct ycsb_keyspace *keys, const uint8_t *pool, uint64_t seed);
+void ycsb_chooser_init(struct ycsb_chooser *c, const struct ycsb_config *config,
+                       const struct ycsb_workload *workload, struct ycsb_keyspace *keys,
+                       const uint8_t *pool, uint64_t seed);
 void ycsb_choose(struct ycsb_chooser *c, struct ycsb_op *op_out);
 /* Writes the key of a row: config->key_size bytes. */
 void ycsb_key(const struct ycsb_config *config, uint64_t number, uint8_t *out);
 /* Writes a fresh value of config->value_size bytes that names its row, so that reads can check it. */
 void ycsb_value(struct ycsb_chooser *c, uint64_t number, uint8_t *out);
-bool ycsb_value_belongs(const struct ycsb_config *config, uint64_t number, const struct bench_buffer *value);
+bool ycsb_value_belongs(const struct ycsb_config *config, uint64_t number,
+                        const struct bench_buffer *value);
 
 /* ---- Runs ---------------------------------------------------------------------------------- */
 
@@ -125,7 +140,8 @@ struct ycsb_result {
 };
 
 /* Called when a workload is done. */
-typedef void (*ycsb_report_fn)(const char *engine, const char *workload, const struct ycsb_result *result);
+typedef void (*ycsb_report_fn)(const char *engine, const char *workload,
+                               const struct ycsb_result *result);
 
 /* Runs every workload of the list on one engine, in the calling process; fills results[0..workloads).  Failures are
  * noted in the results; returns false when there was one. */

@@ -4,6 +4,8 @@
  */
 #include "ycsb_dir.h"
 
+#include "base/error.h"
+
 #include <errno.h>
 #include <ftw.h>
 #include <inttypes.h>
@@ -12,11 +14,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/error.h"
-
 #define NOTE_NAME "ashlar-bench.txt"
-#define NOTE_FORMAT "ashlar-bench ycsb rows=%" PRIu64 " key_size=%" PRIu64 " value_size=%" PRIu64 " hashed=%d\n"
-#define NOTE_SCAN "ashlar-bench ycsb rows=%" SCNu64 " key_size=%" SCNu64 " value_size=%" SCNu64 " hashed=%d\n"
+#define NOTE_FORMAT \
+    "ashlar-bench ycsb rows=%" PRIu64 " key_size=%" PRIu64 " value_size=%" PRIu64 " hashed=%d\n"
+#define NOTE_SCAN \
+    "ashlar-bench ycsb rows=%" SCNu64 " key_size=%" SCNu64 " value_size=%" SCNu64 " hashed=%d\n"
 #define WALK_FDS 16
 
 static ash_rc
@@ -53,7 +55,8 @@ ycsb_dir_note(const struct ycsb_config *config, const struct ycsb_dir *dir, uint
     f = fopen(path, "we");
     if (f == NULL)
         return raise_errno("write", path);
-    printed = fprintf(f, NOTE_FORMAT, rows, config->key_size, config->value_size, (int)config->hashed);
+    printed =
+        fprintf(f, NOTE_FORMAT, rows, config->key_size, config->value_size, (int)config->hashed);
     if (fclose(f) != 0 || printed < 0)
         return raise_errno("write", path);
     return ASH_OK;
@@ -73,9 +76,11 @@ read_note(const struct ycsb_config *config, const struct ycsb_dir *dir, bool *ou
     *ours_out = f != NULL;
     if (f == NULL)
         return 0;
-    fields = fscanf(f, NOTE_SCAN, &rows, &key_size, &value_size, &hashed); /* NOLINT(cert-err34-c): our own file */
+    fields = fscanf(f, NOTE_SCAN, &rows, &key_size, &value_size,
+                    &hashed); /* NOLINT(cert-err34-c): our own file */
     fclose(f);
-    if (fields != 4 || key_size != config->key_size || value_size != config->value_size || hashed != (int)config->hashed)
+    if (fields != 4 || key_size != config->key_size || value_size != config->value_size ||
+        hashed != (int)config->hashed)
         return 0;
     return rows >= config->records ? rows : 0;
 }
@@ -89,7 +94,8 @@ ycsb_dir_remove(const struct ycsb_dir *dir)
 }
 
 ash_rc
-ycsb_dir_open(const struct ycsb_config *config, const char *engine, unsigned round, bool reuse, struct ycsb_dir *dir_out)
+ycsb_dir_open(const struct ycsb_config *config, const char *engine, unsigned round, bool reuse,
+              struct ycsb_dir *dir_out)
 {
     struct ycsb_dir dir = { .rows = 0 };
     int n = snprintf(dir.root, sizeof(dir.root), "%s/%s-%u", config->dir, engine, round);
@@ -103,8 +109,11 @@ ycsb_dir_open(const struct ycsb_config *config, const char *engine, unsigned rou
     if (access(dir.root, F_OK) == 0) {
         dir.rows = read_note(config, &dir, &ours);
         if (!ours)
-            return ash_raise_obj(ASH_EXISTS, dir.root, "%s exists and is no database of ashlar-bench; remove it or choose "
-                                 "another --dir", dir.root);
+            return ash_raise_obj(
+                ASH_EXISTS, dir.root,
+                "%s exists and is no database of ashlar-bench; remove it or choose "
+                "another --dir",
+                dir.root);
         if (!reuse)
             dir.rows = 0;
         if (dir.rows == 0) {

@@ -18,10 +18,11 @@ struct ycsb_dir {
 
 /* Finds or makes the directory.  An existing database is kept when `reuse` is set and it was completely loaded with the same
  * key and value sizes and at least config->records rows; otherwise it is deleted. */
-ASH_MUST_CHECK ash_rc ycsb_dir_open(const struct ycsb_config *config, const char *engine, unsigned round, bool reuse,
-                                    struct ycsb_dir *dir_out);
+ASH_MUST_CHECK ash_rc ycsb_dir_open(const struct ycsb_config *config, const char *engine,
+                                    unsigned round, bool reuse, struct ycsb_dir *dir_out);
 /* Notes that `rows` rows are there; 0 while that is not sure. */
-ASH_MUST_CHECK ash_rc ycsb_dir_note(const struct ycsb_config *config, const struct ycsb_dir *dir, uint64_t rows);
+ASH_MUST_CHECK ash_rc ycsb_dir_note(const struct ycsb_config *config, const struct ycsb_dir *dir,
+                                    uint64_t rows);
 /* Deletes the directory. */
 ASH_MUST_CHECK ash_rc ycsb_dir_remove(const struct ycsb_dir *dir);
 

@@ -10,6 +10,12 @@
  *
  * Entry point: ycsb_run_engine().   Read first: ycsb.h, engine.h.
  */
+#include "base/assert.h"
+#include "base/bits.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mem.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -17,20 +23,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/assert.h"
-#include "base/bits.h"
-#include "base/clock.h"
-#include "base/error.h"
-#include "base/mem.h"
 #include "ycsb.h"
 #include "ycsb_dir.h"
 
-#define SAMPLE_NS 10000000        /* between looks at the clients */
-#define PROGRESS_NS 500000000ull  /* between lines on a terminal */
-#define RSS_NS 100000000ull
-#define SILENT_BATCH_ROWS 1000u   /* per transaction of an untimed load */
+#define SAMPLE_NS          10000000     /* between looks at the clients */
+#define PROGRESS_NS        500000000ull /* between lines on a terminal */
+#define RSS_NS             100000000ull
+#define SILENT_BATCH_ROWS  1000u /* per transaction of an untimed load */
 #define SILENT_BATCH_BYTES (4u << 20)
-#define ERROR_SIZE sizeof(((struct ycsb_result *)0)->error)
+#define ERROR_SIZE         sizeof(((struct ycsb_result *)0)->error)
 
 struct client {
     struct phase *phase;
@@ -40,9 +41,9 @@ struct client {
     struct bench_buffer found;
     uint8_t *key, *value; /* of one operation; loads have `batch` of each, one after the other */
     struct bench_row *rows;
-    size_t row_count;   /* of the load transaction at hand */
-    struct hist *hist;  /* YCSB_OP_KINDS of them */
-    uint64_t quota;     /* operations */
+    size_t row_count;  /* of the load transaction at hand */
+    struct hist *hist; /* YCSB_OP_KINDS of them */
+    uint64_t quota;    /* operations */
     uint64_t started_ns, finished_ns;
     uint64_t not_found, rows_scanned;
     struct bench_request request;
@@ -62,7 +63,7 @@ struct runner {
     struct ycsb_dir dir;
     struct ycsb_keyspace keys;
     uint8_t *pool;
-    void **session; /* config->threads of them; unused with --executors */
+    void **session;  /* config->threads of them; unused with --executors */
     uint64_t phases; /* begun so far; part of the seeds */
 };
 
@@ -71,7 +72,7 @@ struct phase {
     const struct ycsb_config *config;
     const struct bench_engine *engine;
     const struct ycsb_workload *workload;
-    const char *title; /* for the progress line */
+    const char *title;   /* for the progress line */
     uint64_t operations; /* UINT64_MAX: until `seconds` are over */
     double seconds;      /* 0: until the operations are done */
     size_t batch;        /* rows per transaction of a load */
@@ -105,7 +106,8 @@ next_rows(struct client *c)
     c->op.kind = YCSB_INSERT;
     c->row_count = min_u64(p->batch, p->operations - first);
     for (size_t i = 0; i < c->row_count; i++) {
-        uint8_t *key = c->key + i * p->config->key_size, *value = c->value + i * p->config->value_size;
+        uint8_t *key = c->key + i * p->config->key_size,
+                *value = c->value + i * p->config->value_size;
         ycsb_key(p->config, first + i, key);
         ycsb_value(&c->chooser, first + i, value);
         c->rows[i].key = ash_slice(key, p->config->key_size);
@@ -171,8 +173,8 @@ client_check(struct client *c, ash_rc rc)
     if (rc != ASH_OK)
         return rc;
     if (read && !ycsb_value_belongs(c->phase->config, c->op.number, &c->found))
-        return ash_raise(ASH_CORRUPT, "%s returned %zu bytes that are not the value of row %llu", c->phase->engine->name,
-                         c->found.size, (unsigned long long)c->op.number);
+        return ash_raise(ASH_CORRUPT, "%s returned %zu bytes that are not the value of row %llu",
+                         c->phase->engine->name, c->found.size, (unsigned long long)c->op.number);
     if (c->op.kind == YCSB_INSERT && !c->phase->workload->load)
         ycsb_acknowledge(c->chooser.keys, c->op.number);
     return ASH_OK;
@@ -189,7 +191,8 @@ client_finish(struct client *c, ash_rc rc, uint64_t ended_ns)
     }
     hist_add(&c->hist[c->op.kind], ended_ns - c->started_ns);
     /* Only this client writes it, so no read-modify-write is needed. */
-    atomic_store_explicit(&c->done, atomic_load_explicit(&c->done, memory_order_relaxed) + c->row_count,
+    atomic_store_explicit(&c->done,
+                          atomic_load_explicit(&c->done, memory_order_relaxed) + c->row_count,
                           memory_order_relaxed);
     return true;
 }
@@ -291,14 +294,16 @@ client_init(struct client *c, struct phase *p, size_t index)
     c->found.data = mem_zalloc(MEM_TOOL, config->value_size);
     c->rows = mem_alloc(MEM_TOOL, sizeof(*c->rows) * p->batch);
     c->hist = mem_alloc(MEM_TOOL, sizeof(*c->hist) * YCSB_OP_KINDS);
-    if (c->key == NULL || c->value == NULL || c->found.data == NULL || c->rows == NULL || c->hist == NULL) {
+    if (c->key == NULL || c->value == NULL || c->found.data == NULL || c->rows == NULL ||
+        c->hist == NULL) {
         client_deinit(c);
         return ASH_NO_MEMORY;
     }
     for (int i = 0; i < YCSB_OP_KINDS; i++)
         hist_init(&c->hist[i]);
     ycsb_chooser_init(&c->chooser, config, p->workload, &p->runner->keys, p->runner->pool,
-                      hash_u64(config->seed) + hash_u64(p->runner->phases * YCSB_THREADS_MAX + index));
+                      hash_u64(config->seed) +
+                          hash_u64(p->runner->phases * YCSB_THREADS_MAX + index));
     return ASH_OK;
 }
 
@@ -321,7 +326,8 @@ print_progress(const struct phase *p, double seconds)
         left = ((double)p->operations - done) / rate;
     if (p->seconds > 0 && (left < 0 || p->seconds - seconds < left))
         left = p->seconds - seconds;
-    fprintf(stderr, "\r\033[K%s %s: %.0f operations, %.0f/s", p->engine->name, p->title, done, rate);
+    fprintf(stderr, "\r\033[K%s %s: %.0f operations, %.0f/s", p->engine->name, p->title, done,
+            rate);
     if (left >= 0)
         fprintf(stderr, ", %.0f s left", left);
     fflush(stderr);
@@ -368,7 +374,8 @@ run_threads(struct phase *p)
     for (size_t i = 0; i < threads; i++) {
         int error = pthread_create(&p->client[i].thread, NULL, client_thread, &p->client[i]);
         if (error != 0) {
-            fprintf(stderr, "ashlar-bench: cannot make thread %zu: %s; lower --threads\n", i + 1, strerror(error));
+            fprintf(stderr, "ashlar-bench: cannot make thread %zu: %s; lower --threads\n", i + 1,
+                    strerror(error));
             _exit(1);
         }
     }
@@ -462,10 +469,12 @@ phase_run(struct phase *p, struct ycsb_result *r)
     runner->phases++;
     r->records = p->workload->load ? p->operations : atomic_load(&runner->keys.acked);
     p->client = mem_aligned(MEM_TOOL, ASH_CACHE_LINE, sizeof(*p->client) * threads);
-    while (p->client != NULL && ready < threads && client_init(&p->client[ready], p, ready) == ASH_OK)
+    while (p->client != NULL && ready < threads &&
+           client_init(&p->client[ready], p, ready) == ASH_OK)
         ready++;
     if (ready < threads) {
-        snprintf(r->error, sizeof(r->error), "out of memory for %llu clients", (unsigned long long)threads);
+        snprintf(r->error, sizeof(r->error), "out of memory for %llu clients",
+                 (unsigned long long)threads);
         goto out;
     }
     atomic_store(&p->active, threads);
@@ -476,7 +485,8 @@ phase_run(struct phase *p, struct ycsb_result *r)
     else
         run_threads(p);
     r->cpu_s = machine_cpu_seconds() - cpu_before;
-    r->device_known = r->device_known && machine_device_bytes(runner->machine, &read_after, &written_after);
+    r->device_known = r->device_known &&
+                      machine_device_bytes(runner->machine, &read_after, &written_after);
     r->device_bytes_read = read_after - read_before;
     r->device_bytes_written = written_after - written_before;
     r->space_bytes = machine_space_bytes(runner->dir.db);
@@ -495,7 +505,9 @@ static void
 load(struct runner *runner, bool silent, struct ycsb_result *r)
 {
     const struct ycsb_config *config = runner->config;
-    struct phase p = { .runner = runner, .workload = ycsb_workload_find("load", 4), .operations = config->records };
+    struct phase p = { .runner = runner,
+                       .workload = ycsb_workload_find("load", 4),
+                       .operations = config->records };
 
     p.title = silent ? "loads (not measured)" : "load";
     p.batch = config->load_batch;
@@ -510,7 +522,9 @@ static void
 measure(struct runner *runner, const struct ycsb_workload *workload, struct ycsb_result *r)
 {
     const struct ycsb_config *config = runner->config;
-    struct phase p = { .runner = runner, .workload = workload, .title = workload->name, .batch = 1 };
+    struct phase p = {
+        .runner = runner, .workload = workload, .title = workload->name, .batch = 1
+    };
     struct ycsb_result warm = { 0 };
 
     if (config->warmup > 0) {
@@ -588,7 +602,8 @@ runner_open(struct runner *runner, const struct bench_setup *setup)
         return rc;
     rc = open_sessions(runner);
     if (rc != ASH_OK) {
-        ash_ignore(runner->engine->close(runner->db)); /* the session's failure is the one to report */
+        ash_ignore(
+            runner->engine->close(runner->db)); /* the session's failure is the one to report */
         return rc;
     }
     atomic_store(&runner->keys.next, runner->dir.rows);
@@ -632,8 +647,9 @@ note_failure(struct ycsb_result *r, ash_rc rc)
 }
 
 bool
-ycsb_run_engine(const struct ycsb_config *config, const struct bench_machine *machine, const struct bench_engine *engine,
-                unsigned round, struct ycsb_result *results, ycsb_report_fn report)
+ycsb_run_engine(const struct ycsb_config *config, const struct bench_machine *machine,
+                const struct bench_engine *engine, unsigned round, struct ycsb_result *results,
+                ycsb_report_fn report)
 {
     struct runner runner = { .config = config, .machine = machine, .engine = engine };
     bool fresh = config->workload[0]->load, good = false, existed;
@@ -644,6 +660,7 @@ ycsb_run_engine(const struct ycsb_config *config, const struct bench_machine *ma
         .value_bytes = config->value_size,
         .durability = config->durability,
         .threads = (unsigned)config->threads,
+        .executors = config->executors,
         .page_cache = config->page_cache,
         .options = config->options,
     };
@@ -653,7 +670,8 @@ ycsb_run_engine(const struct ycsb_config *config, const struct bench_machine *ma
         goto out_report;
     existed = runner.dir.rows != 0;
     for (size_t i = 0; i < config->workloads; i++) {
-        snprintf(results[i].engine_version, sizeof(results[i].engine_version), "%s", engine->version());
+        snprintf(results[i].engine_version, sizeof(results[i].engine_version), "%s",
+                 engine->version());
         engine->describe(&setup, results[i].settings, sizeof(results[i].settings));
     }
     rc = ycsb_dir_note(config, &runner.dir, 0); /* until it is closed well */

@@ -7,28 +7,34 @@
  * ones over the key space.  "latest" is a zipfian law over the distance from the newest row.  What this costs per operation
  * (a pow() and a hash, some 60 ns) is outside of the measured latency.
  */
+#include "base/assert.h"
+#include "base/bits.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/assert.h"
-#include "base/bits.h"
 #include "ycsb.h"
 
-#define ZIPF_THETA 0.99 /* ZipfianGenerator.ZIPFIAN_CONSTANT */
+#define ZIPF_THETA      0.99           /* ZipfianGenerator.ZIPFIAN_CONSTANT */
 #define SCRAMBLED_ITEMS 10000000000ull /* ScrambledZipfianGenerator.ITEM_COUNT */
 #define SCRAMBLED_ZETAN 26.46902820178302
-#define ZETA_DIRECT 10000u /* terms summed one by one; Euler-Maclaurin gives the rest to some 1e-15 */
+#define ZETA_DIRECT \
+    10000u /* terms summed one by one; Euler-Maclaurin gives the rest to some 1e-15 */
 #define FNV_OFFSET 0xcbf29ce484222325ull
-#define FNV_PRIME 1099511628211ull
-#define CHOOSE_TRIES 1000 /* draws of a row that is not there yet, before taking one that surely is */
+#define FNV_PRIME  1099511628211ull
+#define CHOOSE_TRIES \
+    1000 /* draws of a row that is not there yet, before taking one that surely is */
 
 static const struct ycsb_workload workloads[] = {
     { .name = "load", .load = true, .percent = { [YCSB_INSERT] = 100 } },
     { .name = "a", .percent = { [YCSB_READ] = 50, [YCSB_UPDATE] = 50 } },
     { .name = "b", .percent = { [YCSB_READ] = 95, [YCSB_UPDATE] = 5 } },
     { .name = "c", .percent = { [YCSB_READ] = 100 } },
-    { .name = "d", .percent = { [YCSB_READ] = 95, [YCSB_INSERT] = 5 }, .distribution = YCSB_LATEST, .fixed_distribution = true },
+    { .name = "d",
+      .percent = { [YCSB_READ] = 95, [YCSB_INSERT] = 5 },
+      .distribution = YCSB_LATEST,
+      .fixed_distribution = true },
     { .name = "e", .percent = { [YCSB_SCAN] = 95, [YCSB_INSERT] = 5 } },
     { .name = "f", .percent = { [YCSB_READ] = 50, [YCSB_RMW] = 50 } },
 };
@@ -36,7 +42,8 @@ static const struct ycsb_workload workloads[] = {
 const char *
 ycsb_op_name(enum ycsb_op_kind kind)
 {
-    static const char *const names[YCSB_OP_KINDS] = { "read", "update", "insert", "scan", "read_modify_write" };
+    static const char *const names[YCSB_OP_KINDS] = { "read", "update", "insert", "scan",
+                                                      "read_modify_write" };
 
     ash_assert(kind < YCSB_OP_KINDS);
     return names[kind];
@@ -141,7 +148,8 @@ ycsb_acknowledge(struct ycsb_keyspace *keys, uint64_t number)
     if (atomic_flag_test_and_set_explicit(&keys->advancing, memory_order_acquire))
         return; /* whoever advances sees this mark, or the next insert does */
     acked = atomic_load_explicit(&keys->acked, memory_order_relaxed);
-    while (atomic_load_explicit(&keys->window[acked % YCSB_ACK_WINDOW], memory_order_acquire) != 0) {
+    while (atomic_load_explicit(&keys->window[acked % YCSB_ACK_WINDOW], memory_order_acquire) !=
+           0) {
         atomic_store_explicit(&keys->window[acked % YCSB_ACK_WINDOW], 0, memory_order_relaxed);
         acked++;
         atomic_store_explicit(&keys->acked, acked, memory_order_release);
@@ -152,12 +160,14 @@ ycsb_acknowledge(struct ycsb_keyspace *keys, uint64_t number)
 /* ---- Choosing ------------------------------------------------------------------------------ */
 
 void
-ycsb_chooser_init(struct ycsb_chooser *c, const struct ycsb_config *config, const struct ycsb_workload *workload,
-                  struct ycsb_keyspace *keys, const uint8_t *pool, uint64_t seed)
+ycsb_chooser_init(struct ycsb_chooser *c, const struct ycsb_config *config,
+                  const struct ycsb_workload *workload, struct ycsb_keyspace *keys,
+                  const uint8_t *pool, uint64_t seed)
 {
     uint64_t rows = atomic_load(&keys->acked);
 
-    *c = (struct ycsb_chooser){ .config = config, .workload = workload, .keys = keys, .pool = pool };
+    *c =
+        (struct ycsb_chooser){ .config = config, .workload = workload, .keys = keys, .pool = pool };
     random_init(&c->random, seed);
     c->distribution = workload->distribution;
     if (config->distribution != YCSB_OWN && !workload->fixed_distribution)
@@ -181,8 +191,7 @@ choose_row(struct ycsb_chooser *c)
     uint64_t rows = atomic_load_explicit(&c->keys->acked, memory_order_acquire), n;
 
     switch (c->distribution) {
-    case YCSB_UNIFORM:
-        return random_below(&c->random, c->domain);
+    case YCSB_UNIFORM: return random_below(&c->random, c->domain);
     case YCSB_LATEST:
         if (rows > c->zipf.items)
             ycsb_zipf_grow(&c->zipf, rows);
@@ -245,7 +254,9 @@ ycsb_value(struct ycsb_chooser *c, uint64_t number, uint8_t *out)
 }
 
 bool
-ycsb_value_belongs(const struct ycsb_config *config, uint64_t number, const struct bench_buffer *value)
+ycsb_value_belongs(const struct ycsb_config *config, uint64_t number,
+                   const struct bench_buffer *value)
 {
-    return value->size == config->value_size && (value->size < 8 || get_le64(value->data) == number);
+    return value->size == config->value_size &&
+           (value->size < 8 || get_le64(value->data) == number);
 }
