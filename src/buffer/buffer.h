@@ -5,18 +5,21 @@
  * The word of a page is its translation and its latch in one (after vmcache, Leis et al., SIGMOD 2023; here over a fixed arena, so no
  * madvise and no page faults):
  *
- *     63      56 55  54 53                  28 27                   0
- *    +----------+------+----------------------+----------------------+
- *    |  state   | heat |       version        |  frame (4 KiB units) |
- *    +----------+------+----------------------+----------------------+
- *     state: 0 resident, unlatched; 1..250 shared holders; 253 exclusive; 255 not resident (word 0 means 255: see BUF_WORD_STATE)
- *     heat: touched since the eviction hand passed; version: grows at every exclusive release and eviction
+ *     63      56 55  54  53   52              27 26                  0
+ *    +----------+------+----+--------------------+---------------------+
+ *    |  state   | heat | wt |      version       | frame (4 KiB units) |
+ *    +----------+------+----+--------------------+---------------------+
+ *     state: 0 not resident; 1 exclusive (or being loaded); 2 resident, unlatched; 3..254 one to 252 shared holders.
+ *            The word 0 is a page that was never here, so the table is zero memory that nobody has to fill.
+ *     heat: 0..3, grows with use, shrinks when the eviction hand passes;   wt: somebody waits for the latch
+ *     version: grows at every exclusive release, eviction and move, so an optimistic reader notices
  *
  * Rules:
  *   R1  Optimistic: begin, read, validate before acting on what was read; what was read may be garbage until validated: clamp every offset
  *       by page->size.  The memory is always mapped.
  *   R2  A task holds latches from root to leaf, left to right; it may wait for a latch while holding others only in that order.
- *   R3  A task may park with a latch held only where docs/locking.md says so: loading that page; waiting for log room (wal_append).
+ *   R3  A task may park with a latch held only where docs/locking.md says so: loading that page; waiting for a frame; waiting for log
+ *       room (wal_append).  Eviction and page writers only ever try latches, so nobody waits for them in a circle.
  *   R4  A page is changed only under an exclusive latch and between mtr_begin and mtr_commit (wal/wal_mtr.h).
  *   R5  No page reaches the disk before the log up to its LSN is durable (asserted).
  */
@@ -49,6 +52,7 @@ struct buf_options {
     struct pstore *pstore;
     unsigned writers;            /* page writer tasks */
     bool read_only;
+    uint64_t page_id_max;        /* ids are below; address space for this many words; 0: 2^32 */
 };
 ASH_MUST_CHECK ash_rc buf_create(const struct buf_options *options, struct buf_pool **out);
 /* After recovery's redo, before normal work: gives the log and starts the page writers. */
@@ -66,12 +70,12 @@ struct buf_page {
     uint32_t frame;
 };
 
-/* Optimistic read.  ASH_WOULD_BLOCK: latched exclusively or not resident; call buf_fault(), then start over. */
-ASH_MUST_CHECK ash_rc buf_opt_begin(struct buf_pool *pool, uint64_t page, struct buf_page *out);
-bool buf_opt_valid(struct buf_pool *pool, const struct buf_page *p);
-/* Turns an optimistic read into an exclusive (shared) latch; false when it is not valid any more. */
-bool buf_opt_to_x(struct buf_pool *pool, struct buf_page *p);
-bool buf_opt_to_s(struct buf_pool *pool, struct buf_page *p);
+/* Inline, in buffer_inline.h:
+ *   ash_rc buf_opt_begin(pool, page, struct buf_page *out)   optimistic read.  ASH_WOULD_BLOCK: latched exclusively or not
+ *                                                            resident; call buf_fault(), then start over
+ *   bool buf_opt_valid(pool, p)                              nothing changed since buf_opt_begin()
+ *   bool buf_opt_to_x(pool, p), buf_opt_to_s(pool, p)        turns it into a latch; false when it is not valid any more */
+
 /* Waits until the page is resident and not latched exclusively (loads it).  Hold no latch.  Parks.  ASH_CORRUPT for an id that was never
  * allocated or bytes that fail verification. */
 ASH_MUST_CHECK ash_rc buf_fault(struct buf_pool *pool, uint64_t page, enum io_class class);
@@ -98,7 +102,8 @@ ASH_MUST_CHECK ash_rc buf_reserve(struct buf_pool *pool, uint8_t page_class, uns
 /* ---- For wal/ (mini-transactions, checkpoints, redo) ---- */
 /* Called by mtr_commit before the append: the page may carry a change that begins at or after `lsn`. */
 void buf_mark_dirty(struct buf_pool *pool, struct buf_page *p, uint64_t lsn);
-/* Called by mtr_commit after a PAGE_FREE record that ends at `lsn`: the page leaves the pool, its latch is released, id and place are freed. */
+/* Called by mtr_commit after a PAGE_FREE record that ends at `lsn`: the page leaves the pool, its latch is released, id and place are freed.
+ * Under the map lock (pstore_map_lock), which the caller took before it appended that record: so no MAP record for the page can follow it. */
 void buf_free(struct buf_pool *pool, struct buf_page *p, uint64_t lsn);
 /* The page can never be written again (its change could not be logged). */
 void buf_mark_broken(struct buf_pool *pool, struct buf_page *p);
@@ -119,5 +124,11 @@ struct buf_stats { uint64_t frames, free_frames, dirty_frames, hits_sampled, mis
 void buf_stats(struct buf_pool *pool, struct buf_stats *out);
 /* Test seam: drops every clean unlatched page. */
 void buf_evict_all(struct buf_pool *pool);
+/* Test and verification seam: walks the whole pool; aborts when frames, queues, chunks and words disagree.  Only while nobody else uses it. */
+void buf_check(struct buf_pool *pool);
+/* The largest page class that this pool can hold (its bytes / 2, at most the largest there is). */
+uint8_t buf_class_max(const struct buf_pool *pool);
+
+#include "buffer/buffer_inline.h"
 
 #endif
