@@ -288,7 +288,7 @@ task_sleep_ns(uint64_t ns)
     /* A permit that arrives during the sleep was meant for a later park: it is given back at the end. */
     while (clock_ns() < deadline)
         permit |= task_park_until(deadline);
-    if (permit)
+    if (permit && !PLANTED(15))
         task_unpark(task_self());
 }
 

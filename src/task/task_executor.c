@@ -394,7 +394,7 @@ static void
 executor_sleep(struct task_executor *ex)
 {
     atomic_store(&ex->sleeping, 1);
-    bool work = atomic_load(&ex->inbox) != NULL || (may_start(ex) && !ring_empty(ex)) || finished(ex);
+    bool work = PLANTED(12) ? false : atomic_load(&ex->inbox) != NULL || (may_start(ex) && !ring_empty(ex)) || finished(ex);
     if (!work) {
         uint64_t deadline = sleep_deadline(ex);
         if (ex->pollers != NULL)
@@ -418,7 +418,8 @@ executor_main(void *arg)
     task__context_adopt(&ex->scheduler);
     for (;;) {
         inbox_drain(ex);
-        timers_fire(ex);
+        if (!PLANTED(17) || ex->ready_count == 0)
+            timers_fire(ex);
         if (ex->pollers != NULL && ex->switches - ex->polled_at >= POLL_EVERY)
             (void)pollers_poll(ex); /* what it reaped is in `ready` */
         if (run_round(ex))

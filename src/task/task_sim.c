@@ -412,7 +412,7 @@ static void
 fire_due(struct sim *s)
 {
     struct task__timer *first;
-    while (!s->halted && (first = task__heap_first(&s->heap)) != NULL && first->at_ns <= s->now_ns) {
+    while ((!s->halted || PLANTED(19)) && (first = task__heap_first(&s->heap)) != NULL && first->at_ns <= s->now_ns) {
         task__heap_remove(&s->heap, first);
         if (first->is_event) {
             struct event *e = list_entry(first, struct event, timer);
@@ -454,6 +454,10 @@ pick(struct sim *s)
         demote(s, t);
     s->now_ns += 1 + scale((uint32_t)bits, s->manner.step_ns);
     s->steps++;
+    if (PLANTED(13)) { /* state of the process leaks into the run */
+        static uint64_t leak;
+        s->now_ns += ++leak % 2;
+    }
     trace_add(s, t->id << 40 ^ s->now_ns);
     return t;
 }
@@ -505,7 +509,7 @@ sim_loop(struct sim *s)
 {
     while (s->live > 0) {
         fire_due(s);
-        if (s->halted)
+        if (s->halted && !PLANTED(19))
             return ASH_CANCELLED;
         if (s->ready_count == 0) {
             const struct task__timer *first = task__heap_first(&s->heap);
@@ -517,7 +521,7 @@ sim_loop(struct sim *s)
         if (s->step_max != 0 && s->steps >= s->step_max)
             return raise_hang(s, "the step budget is spent");
         run(s, pick(s));
-        if (s->halted)
+        if (s->halted && !PLANTED(19))
             return ASH_CANCELLED;
     }
     return ASH_OK;

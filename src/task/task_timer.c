@@ -39,7 +39,7 @@ sift_down(struct task__heap *h, uint32_t i, struct task__timer *t)
         uint32_t child = 2 * i + 1;
         if (child >= h->count)
             break;
-        if (child + 1 < h->count && before(h->v[child + 1], h->v[child]))
+        if (child + 1 < h->count && before(h->v[child + 1], h->v[child]) && !PLANTED(14))
             child++;
         if (!before(h->v[child], t))
             break;

@@ -319,7 +319,7 @@ suite(void)
     Suite *s = suite_create("task");
     TCase *t = tcase_create("permits");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, a_permit_makes_the_next_park_return);
     tcase_add_test(t, a_past_deadline_returns_at_once);
     tcase_add_test(t, deadlines_are_met);
@@ -329,7 +329,7 @@ suite(void)
     suite_add_tcase(s, t);
     t = tcase_create("waiting");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, a_mutex_excludes);
     tcase_add_test(t, conditions_lose_no_wake);
     tcase_add_test(t, wait_queues_lose_no_wake);

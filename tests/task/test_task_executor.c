@@ -267,7 +267,7 @@ last_wake(void *arg)
 START_TEST(a_wake_may_overlap_the_end_of_the_executor)
 {
     for (uint64_t i = 0; i < test_scale(300, 20000); i++) {
-        struct last l = { 0 };
+        struct last l = { .fiber = NULL };
         struct task *waker;
         struct task_executor *ex = executor(1, 1);
         ck_assert_int_eq(task_spawn(rt, "waker", last_wake, &l, &waker), ASH_OK);
@@ -503,7 +503,7 @@ suite(void)
     Suite *s = suite_create("task_executor");
     TCase *t = tcase_create("requests");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, every_request_of_many_threads_runs_once);
     tcase_add_test(t, a_full_queue_says_so);
     tcase_add_test(t, hundreds_of_fibers_park_and_wake_together);
@@ -514,7 +514,7 @@ suite(void)
     suite_add_tcase(s, t);
     t = tcase_create("wakes");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, ping_pong_between_fibers_of_one_thread);
     tcase_add_test(t, ping_pong_between_executors);
     tcase_add_test(t, ping_pong_between_a_thread_and_a_fiber);
@@ -523,7 +523,7 @@ suite(void)
     suite_add_tcase(s, t);
     t = tcase_create("loop");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, fibers_meet_their_deadlines);
     tcase_add_test(t, busy_fibers_do_not_starve_timers_and_requests);
     tcase_add_test(t, pollers_get_their_turn);

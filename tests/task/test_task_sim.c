@@ -710,7 +710,7 @@ suite(void)
 {
     Suite *s = suite_create("task_sim");
     TCase *t = tcase_create("scheduler");
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, equal_seeds_give_equal_traces);
     tcase_add_test(t, different_seeds_give_different_traces);
     tcase_add_test(t, a_lost_update_is_found_and_a_mutex_prevents_it);
@@ -724,14 +724,14 @@ suite(void)
     tcase_add_test(t, each_task_has_its_own_error);
     suite_add_tcase(s, t);
     t = tcase_create("waiting");
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, conditions_lose_no_wake);
     tcase_add_test(t, a_timed_wait_ends);
     tcase_add_test(t, wait_queues_lose_no_wake);
     tcase_add_test(t, executors_run_all_requests);
     suite_add_tcase(s, t);
     t = tcase_create("power cut");
-    tcase_set_timeout(t, 120);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, a_power_cut_at_any_step_leaves_nothing);
     if (test_forks())
         tcase_add_test_raise_signal(t, a_stack_overflow_hits_the_guard_page, SIGSEGV);
