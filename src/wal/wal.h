@@ -55,18 +55,26 @@ struct wal_part { const void *data; uint32_t size; };
 
 /* Appends one record made of `count` parts, the first of which begins with its struct wal_record_head (size filled in).  Copies
  * before it returns; readable at once by wal_read().  May wait for room in the buffer.  Fails only when the log is poisoned.
- * *end_out = *start_out + padded size: the page LSN to stamp, and what to wait for. */
+ * *end_out = *start_out + padded size: the page LSN to stamp, and what to wait for.
+ * On a full disk it waits while the buffer is full; after some ten seconds it gives up, and that poisons the log: call wal_room() before
+ * beginning what must be logged. */
 ASH_MUST_CHECK ash_rc wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64_t *start_out, uint64_t *end_out);
+
+/* ASH_NO_SPACE when the next segment could not be made for want of disk space: refuse new work now, while the current segment still has
+ * room for rollbacks and a checkpoint.  Asks for another attempt at most every 100 ms.  One load when all is well; does not park. */
+ASH_MUST_CHECK ash_rc wal_room(struct wal *wal);
 
 uint64_t wal_reserved(const struct wal *wal); /* sequentially consistent load: the clock of snapshots */
 uint64_t wal_durable(const struct wal *wal);
 
 /* Waits until durable >= lsn.  When fewer than `writers` blocks are in flight the caller writes a block itself (no thread switch
- * between commit and disk); otherwise it joins the next group.  Parks. */
+ * between commit and disk); otherwise it joins the next group.  ASH_NO_SPACE: the disk is full; nothing is poisoned, the records stay in
+ * the log and become durable when there is space again (not yet durable is all that this says).  Parks. */
 ASH_MUST_CHECK ash_rc wal_flush_to(struct wal *wal, uint64_t lsn);
-/* Asks the background writer to make everything up to `lsn` durable soon; does not park. */
+/* Asks the background writer to make everything up to `lsn` durable soon (within 10 ms); does not park. */
 void wal_flush_async(struct wal *wal, uint64_t lsn);
-/* fn(arg, rc) once durable >= lsn, or failed; called from the background writer; must not park. */
+/* fn(cb, rc) once durable >= lsn, or failed (rc as wal_flush_to would say); written without delay.  Called from the background writer,
+ * at the latest by wal_close(); must not park. cb is the caller's until then. */
 struct wal_callback { struct wal_callback *next; uint64_t lsn; void (*fn)(struct wal_callback *cb, ash_rc rc); };
 void wal_on_durable(struct wal *wal, struct wal_callback *cb);
 
@@ -80,7 +88,8 @@ ASH_MUST_CHECK ash_rc wal_read_nowait(struct wal *wal, uint64_t lsn, void *buf, 
 /* Records below `lsn` are not needed any more: whole segments below are recycled. */
 ASH_MUST_CHECK ash_rc wal_truncate(struct wal *wal, uint64_t lsn);
 uint64_t wal_oldest(const struct wal *wal); /* first LSN still readable */
-void wal_tell(const struct wal *wal, struct wal_position *out); /* position of the next block */
+void wal_tell(struct wal *wal, struct wal_position *out); /* position of the next block */
+uint64_t wal_segment_of(struct wal *wal, uint64_t lsn); /* number of the segment that holds (or will hold) lsn: a hint for wal_reader_open */
 
 struct wal_stats { uint64_t records, bytes, blocks, block_bytes, flush_waits, reads_buffer, reads_disk, segments, recycled; };
 void wal_stats(const struct wal *wal, struct wal_stats *out);
@@ -92,7 +101,8 @@ ASH_MUST_CHECK ash_rc wal_remove_all(struct io *io, struct io_dir *dir);
 
 struct wal_reader;
 
-/* Reads from the record that begins at `from->lsn`; from->segment is a hint (0: search).  Only reads. */
+/* Reads from the record that begins at `from->lsn`, which was durable; from->segment is a hint (0: search).  Only reads.  What lies below
+ * the segment of from->lsn is not needed any more: a wal_open() with this reader's segments recycles it. */
 ASH_MUST_CHECK ash_rc wal_reader_open(struct io *io, struct io_dir *dir, const uint8_t uuid[16], const struct wal_position *from, struct wal_reader **out);
 
 struct wal_record {
@@ -105,6 +115,8 @@ struct wal_record {
 /* ASH_OK; ASH_NOT_FOUND at the end of the log (a torn tail is the end); ASH_CORRUPT for damage below what was durable, naming segment and
  * offset.  Every length is checked before use. */
 ASH_MUST_CHECK ash_rc wal_reader_next(struct wal_reader *r, struct wal_record *out);
+/* Says that everything below `lsn` is known to be durable (from the superblock): a log that ends before is ASH_CORRUPT. */
+void wal_reader_require(struct wal_reader *r, uint64_t lsn);
 /* After the end: where the next life starts, the highest epoch seen, and the live segments for wal_open() (given away). */
 void wal_reader_end(struct wal_reader *r, struct wal_position *next_out, uint32_t *epoch_out, struct wal_segments **live_out);
 /* Where the block holding the current record lies, for messages: file name and offset. */
@@ -114,6 +126,11 @@ void wal_segments_free(struct wal_segments *s);
 
 /* Validates one record image (fuzz target): sizes, types, changes all inside `size`. */
 ASH_MUST_CHECK ash_rc wal_record_check(const void *record, uint32_t size);
+
+/* Checks the image of a record that starts at LSN `start`, e.g. from wal_read(), and describes it. */
+ASH_MUST_CHECK ash_rc wal_record_open(const void *image, uint32_t size, uint64_t start, struct wal_record *out);
+/* Walks the head and the blocks of a segment image (fuzz target); *end_out: the LSN after its last good block. */
+ASH_MUST_CHECK ash_rc wal_segment_check(const void *bytes, size_t size, const uint8_t uuid[16], uint64_t *end_out);
 
 /* Walks the page changes of a checked record: `*pos` starts at 0; false after the last. */
 struct wal_change { const struct wal_change_head *head; const uint8_t *payload; };

@@ -3,8 +3,24 @@
  * wal_format.h - the log on disk: segments, blocks, record heads.  Little-endian.  Described in docs/format.md.
  *
  * An LSN is a position in the stream of records (bytes since the beginning of the database's life, first record at
- * WAL_LSN_FIRST).  The stream is cut at arbitrary positions into blocks; each block is one aligned write and is never
+ * WAL_LSN_FIRST).  The stream is cut at multiples of WAL_RECORD_ALIGN into blocks; each block is one aligned write and is never
  * rewritten.  Records are multiples of WAL_RECORD_ALIGN and may span blocks and segments; blocks don't span segments.
+ *
+ * File "wal-%016x.log" is the segment of that number:
+ *
+ *     0          4096                                                            size
+ *     +----------+------------------+-----------+-- - - --+---------------------------+
+ *     | head     | block            | block     |         | zeros, or a former life   |
+ *     +----------+------------------+-----------+-- - - --+---------------------------+
+ *     The head is written together with the first block.  Blocks follow each other without gaps at multiples of 4096.
+ *
+ * How a reader goes on from a block that ends at LSN x:
+ *   - the next 4096 boundary holds a valid block of this segment, epoch and database with lsn == x: read it;
+ *   - else segment number + 1 has a valid head with lsn == x (same or higher epoch): go on there;
+ *   - else the log ends at x, unless something says that x had become durable: a `durable` > x in any valid block or segment head
+ *     further on, or the superblock.  Then it is ASH_CORRUPT: damage, not a torn tail.
+ * A new life begins a new segment at the end of the last whole record, which may lie below the end of the last valid block: the
+ * head of a following segment with a higher epoch limits what is read of the one before it.
  */
 #ifndef ASH_WAL_FORMAT_H
 #define ASH_WAL_FORMAT_H
@@ -16,6 +32,7 @@
 #define WAL_LSN_FIRST 4096u
 #define WAL_RECORD_ALIGN 32u
 #define WAL_RECORD_MAX (256u << 10) /* bytes of one record with its head */
+#define WAL_BLOCK_MAX (256u << 10)  /* bytes of one block in the file, head and zeros included */
 #define WAL_SEGMENT_MAGIC 0x47455357u /* "WSEG" */
 #define WAL_BLOCK_MAGIC 0x4b4c4257u   /* "WBLK" */
 #define WAL_FORMAT 1u
@@ -30,9 +47,11 @@ struct wal_segment_head {
     uint64_t lsn;       /* 24  8  LSN of the first byte of its first block */
     uint8_t uuid[16];   /* 32 16  database; detects foreign files */
     uint64_t size;      /* 48  8  bytes of the file */
-    uint64_t reserved;  /* 56  8  zero */
+    uint64_t durable;   /* 56  8  LSN known durable when this was written, as in a block */
 };
 ASH_ONDISK_SIZE(struct wal_segment_head, 64);
+ASH_ONDISK_FIELD(struct wal_segment_head, segment, 16, 8);
+ASH_ONDISK_FIELD(struct wal_segment_head, uuid, 32, 16);
 
 /* Head of a block; `payload` bytes of the stream follow, then zeros up to the next 4096 boundary. */
 struct wal_block_head {
@@ -46,6 +65,8 @@ struct wal_block_head {
     uint64_t uuid_low;  /* 40  8  first 8 bytes of the database's uuid */
 };
 ASH_ONDISK_SIZE(struct wal_block_head, 48);
+ASH_ONDISK_FIELD(struct wal_block_head, durable, 16, 8);
+ASH_ONDISK_FIELD(struct wal_block_head, epoch, 32, 4);
 
 /* Numbers are never reused. */
 enum wal_record_type {
