@@ -6,9 +6,10 @@
  *   1. Latch every page exclusively (buffer.h).
  *   2. mtr_begin().
  *   3. For each page and change: mtr_change() with the redo payload, and change the page in memory.  In a build with
- *      --enable-debug the redo function is run on a copy and must give the same image at commit.
+ *      --enable-debug the redo function is run on a copy and must give the same image at commit; the copy is taken at the page's first
+ *      mtr_change(), so that comes before the first change in memory (or call mtr_page() before it).
  *   4. mtr_commit(): appends the record, stamps its end LSN into every page and marks them dirty.
- *   5. Release the latches.
+ *   5. Release the latches, but not those of pages with a PAGE_FREE change: mtr_commit() has released them, also when it failed.
  * mtr_abort() before any page was changed in memory drops everything.  Between the first change in memory and
  * mtr_commit() nothing may fail: allocate before (prepare, apply, publish).
  */
@@ -38,6 +39,9 @@ void mtr_begin(struct mtr *m, struct wal *wal, struct buf_pool *pool);
  * that later calls cannot fail. */
 ASH_MUST_CHECK ash_rc mtr_reserve(struct mtr *m, uint32_t capacity);
 ASH_MUST_CHECK ash_rc mtr_change(struct mtr *m, const struct buf_page *page, enum wal_op op, const struct wal_part *payload, unsigned count);
+
+/* Enters a page that is going to be changed (debug builds: keeps its image).  mtr_change() does it too. */
+ASH_MUST_CHECK ash_rc mtr_page(struct mtr *m, const struct buf_page *page);
 
 /* What kind of record it becomes. */
 struct mtr_record {
