@@ -273,15 +273,13 @@ static ash_rc
 ask_for_segment(struct wal *wal, struct room_wait *r)
 {
     wal__lock(&wal->lock);
-    bool failed = r->ticket != 0 && wal->ticket_done >= r->ticket && wal->next == NULL;
-    bool first = r->ticket == 0;
-    if (first)
+    bool failed = r->ticket != 0 && wal->ticket_failed >= r->ticket;
+    bool ask = r->ticket == 0 || (!failed && wal->ticket_done >= r->ticket); /* answered, but another task was faster to use it */
+    if (ask)
         r->ticket = ++wal->ticket_wanted;
     wal__unlock(&wal->lock);
-    if (first) {
+    if (ask)
         wal__keeper_kick(wal);
-        return ASH_OK;
-    }
     if (!failed)
         return ASH_OK;
     if (r->patient && ++r->tries < WAL_ROOM_TRIES) {

@@ -101,7 +101,7 @@ struct wal {
     uint64_t next_number;         /* of the next segment to be made */
     uint64_t leader;              /* lowest LSN whose waiter found all writers busy, 0: unknown */
     uint64_t wanted;              /* highest such LSN */
-    uint64_t ticket_wanted, ticket_done; /* attempts to make a segment: asked for, failed for want of space */
+    uint64_t ticket_wanted, ticket_done, ticket_failed; /* attempts to make a segment: asked for, made, failed for want of space */
     _Atomic bool stop_keeper, stop_writer;
     _Atomic bool no_space;
     _Atomic uint64_t oldest;      /* first LSN of the oldest live segment */

@@ -300,10 +300,9 @@ keeper_prepare(struct wal *wal, uint64_t number, uint64_t ticket)
     bool was_full = atomic_exchange(&wal->no_space, full);
     wal__lock(&wal->lock);
     bool asked = wal->ticket_done < wal->ticket_wanted;
+    wal->ticket_done = ticket;
     if (full)
-        wal->ticket_done = ticket;
-    else
-        wal->ticket_done = max_u64(wal->ticket_done, ticket);
+        wal->ticket_failed = ticket;
     wal__unlock(&wal->lock);
     if (full && !was_full)
         log_write(LOG_WARN, "the disk is full: the next log segment of %" PRIu64 " bytes cannot be made in %s", wal->options.segment_bytes,
