@@ -99,6 +99,9 @@ void pstore_write_cancel(struct pstore *ps, const struct pstore_write *writes, u
 /* The map lock: covers "append a MAP or FREE record, then change the map".  The checkpoint takes it to draw a line. */
 void pstore_map_lock(struct pstore *ps);
 void pstore_map_unlock(struct pstore *ps);
+/* As `lsn` of pstore_install(): no record says so, the next checkpoint will; the old place waits for its commit.  For pages that
+ * redo writes before the log is open again. */
+#define PSTORE_LSN_CHECKPOINT (UINT64_MAX - 1)
 /* Points the map to new places as said by the record that ends at `lsn`; the old places wait for pstore_release().  Under the map lock;
  * also used by recovery's analysis. */
 void pstore_install(struct pstore *ps, uint64_t page, struct map_entry entry, uint64_t lsn);
@@ -109,17 +112,36 @@ void pstore_release(struct pstore *ps, uint64_t durable_lsn);
 ASH_MUST_CHECK ash_rc pstore_ensure_room(struct pstore *ps, uint64_t bytes);
 
 /* ---- Checkpoint and restart ---- */
-/* Writes the changed map pages out of place and the map's root; call under the map lock for the copy of what changed (`_begin`), then
- * without it for the writing (`_write`).  _commit writes and flushes a superblock that names the new root and `info`, then frees the old map pages. */
+/* Writes the changed map pages out of place and the map's root.  _begin under the map lock, when map_lsn is drawn; _write without it: the map
+ * that it writes holds everything below map_lsn and perhaps some of what came later, which replay repeats harmlessly.  _commit writes and
+ * flushes a superblock that names the new root and `info`, then frees the old map pages.  The log must be durable up to what was reserved when
+ * _write returned (the checkpoint's own records are).  After a failed or given up _write: _abort.  One checkpoint at a time. */
 ASH_MUST_CHECK ash_rc pstore_checkpoint_begin(struct pstore *ps);
 ASH_MUST_CHECK ash_rc pstore_checkpoint_write(struct pstore *ps);
 ASH_MUST_CHECK ash_rc pstore_checkpoint_commit(struct pstore *ps, const struct pstore_checkpoint_info *info);
-/* Restart: analysis may call install, page_free and page_mark; then this derives zone use and the free ids. */
-void pstore_page_mark(struct pstore *ps, uint64_t page); /* PAGE_INIT seen: allocated */
+void pstore_checkpoint_abort(struct pstore *ps);
+/* Restart: analysis may call install, page_free, page_mark and page_unmark; then this derives zone use and the free ids.  Pages and places that
+ * come from the log must have passed pstore_replay_check(): ASH_CORRUPT for an id or a place that cannot be. */
+ASH_MUST_CHECK ash_rc pstore_replay_check(const struct pstore *ps, uint64_t page, struct map_entry entry);
+void pstore_page_mark(struct pstore *ps, uint64_t page);   /* PAGE_INIT seen: allocated */
+void pstore_page_unmark(struct pstore *ps, uint64_t page); /* PAGE_FREE below map_lsn seen: free unless the map gives it a place */
 ASH_MUST_CHECK ash_rc pstore_recovered(struct pstore *ps);
 
+/* Body of the MAP record for these writes: size, contents, and the check of one read back (fuzz target).  PSTORE_MAP_MOVES_MAX at most. */
+#define PSTORE_MAP_MOVES_MAX 4096u
+uint32_t pstore_map_record_size(unsigned count);
+void pstore_map_record_fill(void *body, const struct pstore_write *writes, unsigned count);
+ASH_MUST_CHECK ash_rc pstore_map_record_check(const void *body, uint32_t size, unsigned *count_out);
+struct map_move;
+const struct map_move *pstore_map_record_move(const void *body, unsigned i); /* pstore_format.h */
+
 /* ---- Looking at it ---- */
-struct pstore_stats { uint64_t file_bytes, live_bytes, zones, zones_free, pages, page_writes, write_ios, write_bytes, reads, read_bytes, map_writes; };
+struct pstore_stats {
+    uint64_t file_bytes, live_bytes; /* live: in use, with what waits for pstore_release() */
+    uint64_t waiting_bytes;          /* waits for the log, or for a checkpoint */
+    uint64_t leaked_bytes;           /* could not be queued for want of memory: free again after the next open */
+    uint64_t zones, zones_free, pages, page_writes, write_ios, write_bytes, reads, read_bytes, map_writes;
+};
 void pstore_stats(struct pstore *ps, struct pstore_stats *out);
 /* Verifies superblocks, map pages and every mapped page's bytes; calls found() for each problem and goes on. */
 typedef void (*pstore_found_fn)(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message);
