@@ -4,61 +4,67 @@
  *
  * Entry points: mem_arena_begin(), mem_arena_release(); mem.c calls the rest.
  *
- * A power cut abandons tasks in the middle of what they do, so nobody is left to free what they had.  While
- * mem_arena_current is set, mem_alloc() and mem_map() take memory from that arena, and one call releases it all.  That is also
- * what makes a simulated life cheap: no system call, warm pages, and a release that touches a few cache lines.
+ * A power cut abandons tasks in the middle of what they do, so nobody is left to free what they
+ * had.  While mem_arena_current is set, mem_alloc() and mem_map() take memory from that arena, and
+ * one call releases it all.  That is also what makes a simulated life cheap: no system call, warm
+ * pages, and a release that touches a few cache lines.
  *
  * Layout: one reserved range, cut into spans.
  *
  *     base                top                                          map_top               end
  *     | blocks, runs ---> | never used, or not since the last release  | <--- maps (zeroed)  |
  *
- * A span holds blocks of one size class, or begins a run of 2^k spans that is one block or map.  kind[] says which, so a
- * block needs no head and its size is found from its address.  Free blocks are linked through their first word, a list
- * per class; nothing is merged or given back before the release.
+ * A span holds blocks of one size class, or begins a run of 2^k spans that is one block or map.
+ * kind[] says which, so a block needs no head and its size is found from its address.  Free blocks
+ * are linked through their first word, a list per class; nothing is merged or given back before the
+ * release.
  *
- * Belongs to one thread: no locks.  Addresses repeat from life to life on a thread but differ between threads
- * and processes; nothing may depend on them.
+ * Belongs to one thread: no locks.  Addresses repeat from life to life on a thread but differ
+ * between threads and processes; nothing may depend on them.
  */
-#include <pthread.h>
-#include <string.h>
-#include <sys/mman.h>
-
 #include "base/assert.h"
 #include "base/bits.h"
 #include "base/error.h"
 #include "base/mem_int.h"
 
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+
 #if defined(__SANITIZE_ADDRESS__)
-#define ARENA_ASAN 1
+    #define ARENA_ASAN 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define ARENA_ASAN 1
-#endif
+    #if __has_feature(address_sanitizer)
+        #define ARENA_ASAN 1
+    #endif
 #endif
 #ifdef ARENA_ASAN
-#include <sanitizer/asan_interface.h>
-#define POISON(p, n) __asan_poison_memory_region((p), (n))
-#define UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
-#define RED_ZONE ((size_t)16) /* bytes after each block that stay poisoned */
+    #include <sanitizer/asan_interface.h>
+    #define POISON(p, n)   __asan_poison_memory_region((p), (n))
+    #define UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
+    #define RED_ZONE       ((size_t)16) /* bytes after each block that stay poisoned */
 #else
-#define POISON(p, n) ((void)0)
-#define UNPOISON(p, n) ((void)0)
-#define RED_ZONE ((size_t)0)
+    #define POISON(p, n)   ((void)0)
+    #define UNPOISON(p, n) ((void)0)
+    #define RED_ZONE       ((size_t)0)
 #endif
 
-#define ARENA_BYTES ((size_t)4 << 30) /* of addresses; a simulation that needs more is a mistake */
+#define ARENA_BYTES     ((size_t)4 << 30)   /* of addresses; who needs more has made a mistake */
 #define ARENA_BYTES_MIN ((size_t)256 << 20) /* where addresses are rationed */
-#define SPAN_SHIFT 16u
-#define SPAN_BYTES ((size_t)1 << SPAN_SHIFT)
-#define SPANS_MAX (ARENA_BYTES >> SPAN_SHIFT)
-#define SMALL_MAX ((size_t)32 << 10) /* larger blocks are runs of spans */
-#define CLASSES 40u                  /* 16, 32 .. 128, then four per doubling up to SMALL_MAX */
-#define RUNS 17u                     /* 2^0 .. 2^16 spans */
-#define KIND_RUN 0x80u               /* | log2 of the number of spans */
-#define WIPE_MAX ((size_t)256 << 10) /* writing zeros over that much beats new pages from the kernel */
-#define WARM_MAX ((size_t)64 << 20)  /* a released arena keeps so many touched bytes of blocks, and of maps */
-#define POISON_MAX ((size_t)4096)    /* of each block filled in debug builds: not to touch what nobody would */
+#define SPAN_SHIFT      16u
+#define SPAN_BYTES      ((size_t)1 << SPAN_SHIFT)
+#define SPANS_MAX       (ARENA_BYTES >> SPAN_SHIFT)
+#define SMALL_MAX       ((size_t)32 << 10) /* larger blocks are runs of spans */
+#define CLASSES         40u   /* 16, 32 .. 128, then four per doubling up to SMALL_MAX */
+#define RUNS            17u   /* 2^0 .. 2^16 spans */
+#define KIND_RUN        0x80u /* | log2 of the number of spans */
+
+/* Writing zeros over that much beats new pages from the kernel. */
+#define WIPE_MAX ((size_t)256 << 10)
+/* A released arena keeps so many touched bytes of blocks, and as many of maps. */
+#define WARM_MAX ((size_t)64 << 20)
+/* Of each block so much is filled in debug builds: not to touch what nobody would. */
+#define POISON_MAX ((size_t)4096)
 
 struct block {
     struct block *next;
@@ -70,7 +76,8 @@ struct mem_arena {
     size_t bytes;
     size_t spans;
     size_t top, map_top; /* spans: the picture above */
-    /* Offsets in bytes: between them nothing was written since the kernel gave the pages, so they are zeros. */
+    /* Offsets in bytes: between them nothing was written since the kernel gave the pages, so they
+     * are zeros. */
     size_t touched, map_touched;
     struct block *free_small[CLASSES];
     struct block *free_run[RUNS], *free_map[RUNS];
@@ -150,7 +157,8 @@ key_make(void)
 static void *
 reserve(size_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     (void)madvise(p, bytes, MADV_NOHUGEPAGE); /* advice: without it the first touches cost more */
@@ -189,9 +197,10 @@ mem_arena_begin(void)
     } else {
         a = arena_make();
         if (a == NULL) {
-            ash_ignore(ash_raise(ASH_NO_MEMORY, /* the caller sees NULL */
-                                 "Could not reserve addresses for the memory of a simulation; check "
-                                 "ulimit -v and vm.overcommit_memory"));
+            ash_ignore(
+                ash_raise(ASH_NO_MEMORY, /* the caller sees NULL */
+                          "Could not reserve addresses for the memory of a simulation; check "
+                          "ulimit -v and vm.overcommit_memory"));
             return NULL;
         }
     }
@@ -204,7 +213,8 @@ static void
 arena_reset(struct mem_arena *a)
 {
     if (a->touched > WARM_MAX) {
-        (void)madvise(a->base, round_up(a->touched, 4096), MADV_DONTNEED); /* private memory: cannot fail */
+        (void)madvise(a->base, round_up(a->touched, 4096),
+                      MADV_DONTNEED); /* private memory: cannot fail */
         a->touched = 0;
     }
     if (a->bytes - a->map_touched > WARM_MAX) {
@@ -268,7 +278,8 @@ size_t
 mem__arena_size(const struct mem_arena *a, const void *p)
 {
     uint8_t kind = a->kind[span_index(a, p)];
-    return ((kind & KIND_RUN) != 0 ? SPAN_BYTES << (kind & ~KIND_RUN) : class_size(kind)) - RED_ZONE;
+    return ((kind & KIND_RUN) != 0 ? SPAN_BYTES << (kind & ~KIND_RUN) : class_size(kind)) -
+           RED_ZONE;
 }
 
 /* New spans at the top. */
@@ -342,7 +353,8 @@ mem__arena_alloc(struct mem_arena *a, enum mem_tag tag, size_t align, size_t siz
         bytes = bytes <= align ? align : (size_t)2 << log2_floor(bytes - 1);
     if (bytes <= SMALL_MAX) {
         if (!PLANTED(16))
-            bytes = class_size(class_of(bytes)); /* what mem__arena_free() may fill counts as touched */
+            bytes =
+                class_size(class_of(bytes)); /* what mem__arena_free() may fill counts as touched */
         p = small_take(a, class_of(bytes));
     } else if (bytes <= ARENA_BYTES / 2) {
         p = run_take(a, run_of(bytes));
@@ -377,7 +389,8 @@ mem__arena_free(struct mem_arena *a, enum mem_tag tag, void *p)
 #ifdef ASH_DEBUG
     memset(p, 0xdf, min_u64(size, POISON_MAX));
 #endif
-    struct block **list = (kind & KIND_RUN) != 0 ? &a->free_run[kind & ~KIND_RUN] : &a->free_small[kind];
+    struct block **list = (kind & KIND_RUN) != 0 ? &a->free_run[kind & ~KIND_RUN]
+                                                 : &a->free_small[kind];
     b->next = *list;
     *list = b;
     POISON(p, size);

@@ -23,7 +23,8 @@ void *mem__arena_alloc(struct mem_arena *a, enum mem_tag tag, size_t align, size
 void *mem__arena_realloc(struct mem_arena *a, enum mem_tag tag, void *p, size_t size);
 void mem__arena_free(struct mem_arena *a, enum mem_tag tag, void *p);
 size_t mem__arena_size(const struct mem_arena *a, const void *p); /* usable bytes of a block */
-void *mem__arena_map(struct mem_arena *a, enum mem_tag tag, size_t size); /* zeros; NULL, not raised */
+void *
+mem__arena_map(struct mem_arena *a, enum mem_tag tag, size_t size); /* zeros; NULL, not raised */
 void mem__arena_unmap(struct mem_arena *a, enum mem_tag tag, void *p, size_t size);
 uint64_t mem__arena_used(const struct mem_arena *a, enum mem_tag tag);
 

@@ -8,15 +8,19 @@
  * The permit word (struct task.state):
  *
  *          task_park()              task_unpark()
- *   EMPTY -------------> PARKED ------------------> PERMIT     the unparker makes the task run, the task takes the permit
+ *   EMPTY -------------> PARKED ------------------> PERMIT     the unparker makes the task run
  *   EMPTY --------------------- task_unpark() ----> PERMIT     nothing else to do
  *   PERMIT -- task_park() ----> EMPTY                          the park returns at once
- *   PARKED -- deadline -------> EMPTY                          by the task itself (host) or by who runs timers (fibers)
+ *   PARKED -- deadline -------> EMPTY                          by the task (host) or by who runs timers
  *
- * Every change is one atomic exchange or compare-and-swap of that word, so there is no window between testing and
- * sleeping: either the park sees the permit, or the unpark sees PARKED.
+ * Every change is one atomic exchange or compare-and-swap of that word, so there is no window
+ * between testing and sleeping: either the park sees the permit, or the unpark sees PARKED.
  */
 #include "task/task.h"
+
+#include "base/bits.h"
+#include "base/clock.h"
+#include "task/task_int.h"
 
 #include <errno.h>
 #include <linux/futex.h>
@@ -27,10 +31,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include "base/bits.h"
-#include "base/clock.h"
-#include "task/task_int.h"
 
 #define TASKS_CACHED_MAX 256u /* structs that a thread keeps for itself, about 1 KiB each */
 
@@ -107,7 +107,8 @@ host_key_make(void)
     ash_assert(pthread_key_create(&host_key, thread_ends) == 0);
 }
 
-/* Makes thread_ends() run.  Without memory for the key a few structs are lost when the thread ends; nothing breaks. */
+/* Makes thread_ends() run.  Without memory for the key a few structs are lost when the thread ends;
+ * nothing breaks. */
 static void
 thread_ends_hook(void)
 {
@@ -123,7 +124,8 @@ task__get(enum task__kind kind, const char *name)
         t = task_alloc();
     if (t == NULL)
         return NULL;
-    /* All but `state` and `pool_next`: a late waker may be at work on the word (T).  It stays as it is: EMPTY or a permit. */
+    /* All but `state` and `pool_next`: a late waker may be at work on the word (T).  It stays as it
+     * is: EMPTY or a permit. */
     t->kind = kind;
     atomic_store_explicit(&t->ended, 0, memory_order_relaxed);
     atomic_store_explicit(&t->joiner, NULL, memory_order_relaxed);
@@ -170,7 +172,8 @@ static struct task *
 self_make(void)
 {
     struct task *t = task__get(TASK__HOST, "host");
-    ash_assert(t != NULL); /* 1 KiB for a thread that is about to wait: nobody could report this failure */
+    /* 1 KiB for a thread that is about to wait: nobody could report this failure. */
+    ash_assert(t != NULL);
     thread_ends_hook();
     task__current = t;
     return t;
@@ -201,7 +204,8 @@ task_is_fiber(void)
 static void
 futex_wait(_Atomic uint32_t *word, uint64_t deadline_ns)
 {
-    struct timespec until = { .tv_sec = (time_t)(deadline_ns / 1000000000u), .tv_nsec = (long)(deadline_ns % 1000000000u) };
+    struct timespec until = { .tv_sec = (time_t)(deadline_ns / 1000000000u),
+                              .tv_nsec = (long)(deadline_ns % 1000000000u) };
     long rc = syscall(SYS_futex, word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, TASK__PARKED,
                       deadline_ns == TASK_FOREVER ? NULL : &until, NULL, FUTEX_BITSET_MATCH_ANY);
     ash_assert(rc == 0 || errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT);
@@ -285,7 +289,8 @@ task_sleep_ns(uint64_t ns)
     uint64_t now = clock_ns();
     uint64_t deadline = ns >= TASK_FOREVER - now ? TASK_FOREVER : now + ns;
     bool permit = false;
-    /* A permit that arrives during the sleep was meant for a later park: it is given back at the end. */
+    /* A permit that arrives during the sleep was meant for a later park: it is given back at the
+     * end. */
     while (clock_ns() < deadline)
         permit |= task_park_until(deadline);
     if (permit && !PLANTED(15))
@@ -328,7 +333,8 @@ task__spin_lock(_Atomic uint32_t *lock)
 {
     unsigned n = 0;
     while (atomic_exchange_explicit(lock, 1, memory_order_acquire) != 0) {
-        ash_assert(!task_sim_active); /* sections have no task_point(), so they cannot meet in simulation */
+        /* Sections have no task_point(), so they cannot meet in simulation. */
+        ash_assert(!task_sim_active);
         while (atomic_load_explicit(lock, memory_order_relaxed) != 0) {
             if (++n < RELAX_PAUSES)
                 cpu_pause();
@@ -343,9 +349,10 @@ task__spin_lock(_Atomic uint32_t *lock)
 void
 task__end(struct task *t)
 {
-    /* Dekker: the joiner stores itself, then tests `ended`; we store `ended`, then look for it.  Both sequentially
-     * consistent, so one of us sees the other.  After that the joiner may free t: it is not touched again by the
-     * simulation's and the thread's last steps except where the joiner waits for those too. */
+    /* Dekker: the joiner stores itself, then tests `ended`; we store `ended`, then look for it.
+     * Both sequentially consistent, so one of us sees the other.  After that the joiner may free t:
+     * it is not touched again by the simulation's and the thread's last steps except where the
+     * joiner waits for those too. */
     atomic_store(&t->ended, 1);
     struct task *joiner = atomic_load(&t->joiner);
     if (joiner != NULL)
@@ -363,7 +370,8 @@ thread_main(void *arg)
 }
 
 static ash_rc
-thread_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg, struct task **out)
+thread_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg,
+             struct task **out)
 {
     struct task *t = task__get(TASK__HOST, name);
     if (t == NULL)
@@ -379,9 +387,10 @@ thread_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), v
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err != 0) {
         task__put(t);
-        return ash_raise_sys(ASH_NO_MEMORY, err, NULL,
-                             "Cannot start the thread \"%s\" (%s); raise the limit of processes or start fewer threads.",
-                             name, strerror(err));
+        return ash_raise_sys(
+            ASH_NO_MEMORY, err, NULL,
+            "Cannot start the thread \"%s\" (%s); raise the limit of processes or start fewer threads.",
+            name, strerror(err));
     }
     char short_name[16]; /* the kernel's limit */
     (void)snprintf(short_name, sizeof(short_name), "%.15s", name);
@@ -392,7 +401,8 @@ thread_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), v
 }
 
 ash_rc
-task_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg, struct task **out)
+task_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg,
+           struct task **out)
 {
     if (rt->is_sim)
         return task__sim_spawn(rt, name, fn, arg, out);

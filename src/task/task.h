@@ -11,10 +11,11 @@
  * Rules (cite by number):
  *   R1  A task parks only at the functions marked "parks" below and at those built on them.
  *   R2  No fiber moves to another thread, so thread-local pointers survive parking on executors.
- *   R3  Under simulation one task runs at a time and is switched only where it parks, yields or calls task_point().
- *       Code between such points is atomic; a spin loop there would never end: use task_relax() in every spin loop.
- *   R4  The permit: task_unpark() before task_park() makes that park return at once; permits don't add up.
- *       A park may also return without one (spurious): always re-test the condition.
+ *   R3  Under simulation one task runs at a time and is switched only where it parks, yields or
+ *       calls task_point(). Code between such points is atomic; a spin loop there would never end:
+ *       use task_relax() in every spin loop.
+ *   R4  The permit: task_unpark() before task_park() makes that park return at once; permits don't
+ *       add up. A park may also return without one (spurious): always re-test the condition.
  */
 #ifndef ASH_TASK_H
 #define ASH_TASK_H
@@ -45,13 +46,15 @@ struct task_sim_options {
 };
 /* A simulation: everything runs on the calling thread, in an order drawn from the seed. */
 ASH_MUST_CHECK ash_rc task_sim_create(const struct task_sim_options *options, struct task_runtime **out);
-/* Runs fn as a simulated task and schedules until it has returned and its spawned tasks have ended or the runtime was
- * halted.  ASH_OK, ASH_CANCELLED when halted, ASH_INTERNAL when the step budget is spent or all tasks are parked for ever. */
+/* Runs fn as a simulated task and schedules until it has returned and its spawned tasks have ended
+ * or the runtime was halted.  ASH_OK, ASH_CANCELLED when halted, ASH_INTERNAL when the step budget
+ * is spent or all tasks are parked for ever. */
 ASH_MUST_CHECK ash_rc task_sim_run(struct task_runtime *rt, void (*fn)(void *arg), void *arg);
-/* Power cut: task_sim_run() returns ASH_CANCELLED without letting any task run again.  Called by a simulated task it does
- * not return; called by a task_sim_at() function it does, and the simulation ends when that function has returned.
- * Nothing is unwound.  What the abandoned tasks had stays readable until task_runtime_destroy(), which takes their stacks back
- * and releases all memory that was allocated during the run (see mem_arena_suspend() for memory that must outlive it). */
+/* Power cut: task_sim_run() returns ASH_CANCELLED without letting any task run again.  Called by a
+ * simulated task it does not return; called by a task_sim_at() function it does, and the simulation
+ * ends when that function has returned. Nothing is unwound.  What the abandoned tasks had stays
+ * readable until task_runtime_destroy(), which takes their stacks back and releases all memory that
+ * was allocated during the run (see mem_arena_suspend() for memory that must outlive it). */
 void task_sim_halt(struct task_runtime *rt);
 /* Hash of every scheduling decision and traced event: equal seeds give equal hashes. */
 uint64_t task_sim_trace(const struct task_runtime *rt);
@@ -61,8 +64,9 @@ ASH_MUST_CHECK ash_rc task_sim_at(struct task_runtime *rt, uint64_t at_ns, void 
 struct random *task_sim_random(struct task_runtime *rt); /* the scheduler's generator; fork your own from it */
 bool task_runtime_is_sim(const struct task_runtime *rt);
 uint64_t task_sim_steps(const struct task_runtime *rt); /* so far */
-/* Bytes allocated during the run and not freed.  After a run that ended with ASH_OK: what leaked.  What is there at
- * task_runtime_destroy() is released with it, whatever the outcome: results must be copied out before. */
+/* Bytes allocated during the run and not freed.  After a run that ended with ASH_OK: what leaked.
+ * What is there at task_runtime_destroy() is released with it, whatever the outcome: results must
+ * be copied out before. */
 uint64_t task_sim_memory(const struct task_runtime *rt);
 
 void task_runtime_destroy(struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
@@ -83,19 +87,22 @@ bool task_park_until(uint64_t deadline_ns);
 void task_unpark(struct task *t); /* from any thread; the task must not have been freed */
 void task_yield(void);            /* lets others run.  Parks. */
 void task_sleep_ns(uint64_t ns);  /* parks */
-/* Gives back the stacks that the calling thread keeps for reuse (it does so by itself when it ends). */
+/* Gives back the stacks that the calling thread keeps for reuse (it does so by itself when it
+ * ends). */
 void task_cache_release(void);
 
 extern _Thread_local bool task_sim_active; /* the running task is simulated */
 void task_point_slow(void);
-/* A possible switch in simulation, nothing otherwise.  Put it where a race could hide; never while holding a spinlock. */
+/* A possible switch in simulation, nothing otherwise.  Put it where a race could hide; never while
+ * holding a spinlock. */
 static inline void
 task_point(void)
 {
     if (__builtin_expect(task_sim_active, 0))
         task_point_slow();
 }
-/* One turn of a spin loop: a pause instruction; yields in simulation and, after many turns, on executors and threads. */
+/* One turn of a spin loop: a pause instruction; yields in simulation and, after many turns, on
+ * executors and threads. */
 void task_relax(unsigned *spins);
 
 /* ---- Waiting, built on parking ---- */
@@ -117,8 +124,8 @@ void task_cond_broadcast(struct task_cond *c);
 
 /* Waiting for a condition on shared words without a mutex:
  *     task_wait_begin(&q, &w); while (!condition) { task_park..(); } task_wait_end(&q, &w);
- * The setter changes the words, then calls task_wait_wake(&q).  A fence makes one of the two see the other.
- * task_wait_begin costs a spinlock; wake with no waiter costs one load. */
+ * The setter changes the words, then calls task_wait_wake(&q).  A fence makes one of the two see
+ * the other. task_wait_begin costs a spinlock; wake with no waiter costs one load. */
 struct task_waitq { _Atomic uint32_t lock; _Atomic uint32_t count; struct list waiters; };
 struct task_waiter { struct list link; struct task *task; uint64_t key; };
 void task_waitq_init(struct task_waitq *q);
@@ -132,11 +139,13 @@ void task_wait_wake_equal(struct task_waitq *q, uint64_t key);
 
 struct task_executor;
 
-/* What the I/O layer hangs into an executor's loop (and what a simulation does not need).  All calls come from the executor's thread. */
+/* What the I/O layer hangs into an executor's loop (and what a simulation does not need).  All
+ * calls come from the executor's thread. */
 struct task_poller {
     struct task_poller *next;
     bool (*poll)(struct task_poller *p);  /* submit what is queued, reap, unpark; true when something was reaped */
-    /* Submit and sleep until a completion, `wake_fd` is readable, or the deadline (TASK_FOREVER: none). */
+    /* Submit and sleep until a completion, `wake_fd` is readable, or the deadline (TASK_FOREVER:
+     * none). */
     void (*wait)(struct task_poller *p, int wake_fd, uint64_t deadline_ns);
     void (*destroy)(struct task_poller *p);
 };
@@ -144,7 +153,8 @@ struct task_poller {
 /* Starts a thread that runs up to `fibers` fibers; queue_max requests may wait. */
 ASH_MUST_CHECK ash_rc task_executor_create(struct task_runtime *rt, const char *name, unsigned fibers, unsigned queue_max,
                                            size_t stack_bytes, struct task_executor **out);
-/* Queues fn(arg) to run on a fiber.  Blocks (parks) while the queue is full; with `wait` false returns ASH_WOULD_BLOCK. */
+/* Queues fn(arg) to run on a fiber.  Blocks (parks) while the queue is full; with `wait` false
+ * returns ASH_WOULD_BLOCK. */
 ASH_MUST_CHECK ash_rc task_executor_submit(struct task_executor *ex, void (*fn)(void *arg), void *arg, bool wait);
 void task_executor_destroy(struct task_executor *ex); /* finishes what was queued, then stops */
 /* The executor that the caller's fiber runs on, or NULL. */

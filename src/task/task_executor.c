@@ -5,20 +5,30 @@
  * Entry points: task_executor_create(), task_executor_submit(), executor_main() (the loop).
  * Read first: README.md, the permit word in task.c.
  *
- * What other threads touch: the ring of requests (many producers, the loop consumes), the inbox of unparked fibers (a
- * stack that the loop takes as a whole), `sleeping`.  All else belongs to the executor's thread.
+ * What other threads touch: the ring of requests (many producers, the loop consumes), the inbox of
+ * unparked fibers (a stack that the loop takes as a whole), `sleeping`.  All else belongs to the
+ * executor's thread.
  *
  * Going to sleep (Dekker):
- *     the loop:  sleeping = 1 ; read inbox, ring, stop         others:  push ; read sleeping, and if 1 swap in 0 and write wake_fd
- * All four are sequentially consistent, so either the loop sees the push or the pusher sees that it must wake.
+ *     the loop:  sleeping = 1 ; read inbox, ring, stop
+ *     others:    push to the inbox or ring ; read sleeping, and if 1 swap in 0 and write wake_fd
+ * All four are sequentially consistent, so either the loop sees the push or the pusher sees that it
+ * must wake.
  *
  * In a simulation the ring is the same, and requests are run by up to `fibers_max` simulated tasks.
  *
  * Invariants:
- *   I1  A fiber is exactly one of: running, in `ready`, in `idle`, PARKED, or with a permit on its way through the inbox.
- *   I2  room + requests in the ring or being written = queue_max: who holds a place may write its cell without looking.
- *   I3  `users` > 0 while another thread may touch the executor after its last request could have finished.
+ *   I1  A fiber is exactly one of: running, in `ready`, in `idle`, PARKED, or with a permit on its
+ *       way through the inbox.
+ *   I2  room + requests in the ring or being written = queue_max: who holds a place may write its
+ *       cell without looking.
+ *   I3  `users` > 0 while another thread may touch the executor after its last request could have
+ *       finished.
  */
+#include "base/bits.h"
+#include "base/clock.h"
+#include "task/task_int.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -27,14 +37,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/bits.h"
-#include "base/clock.h"
-#include "task/task_int.h"
-
-#define POLL_EVERY 32u        /* switches between two looks at the pollers, timers and the inbox */
-#define START_BURST 8u        /* requests started before fibers that became ready get their turn */
+#define POLL_EVERY  32u        /* switches between two looks at the pollers, timers and the inbox */
+#define START_BURST 8u         /* requests started before fibers that became ready get their turn */
 #define QUEUE_LIMIT (1u << 24) /* of queue_max: 400 MB of cells */
-#define SEVERAL_POLLERS_NS 1000000u /* with more than one poller only the first can sleep: look at the others this often */
+#define SEVERAL_POLLERS_NS \
+    1000000u /* with more than one poller only the first can sleep: look at the others this often */
 
 struct cell {
     _Atomic uint64_t seq; /* position + 1 when it holds the request of that position */
@@ -120,7 +127,8 @@ ring_pop(struct task_executor *ex, void (**fn_out)(void *arg), void **arg_out)
     *arg_out = c->arg;
     ex->head++;
     uint32_t room = atomic_fetch_add(&ex->room, 1) + 1;
-    /* Waking at half empty saves wakes; the queue drains, so that point comes.  With little room it is every time. */
+    /* Waking at half empty saves wakes; the queue drains, so that point comes.  With little room it
+     * is every time. */
     if (room >= (ex->queue_max + 1) / 2)
         task_wait_wake(&ex->room_waiters);
     return true;
@@ -153,7 +161,8 @@ task__fiber_unpark(struct task *t)
         ready_push(ex, t);
         return;
     }
-    /* Until it is in the inbox the fiber cannot run, so the executor is there; afterwards I3 keeps it. */
+    /* Until it is in the inbox the fiber cannot run, so the executor is there; afterwards I3 keeps
+     * it. */
     atomic_fetch_add(&ex->users, 1);
     struct task *top = atomic_load_explicit(&ex->inbox, memory_order_relaxed);
     do {
@@ -246,7 +255,8 @@ task__fiber_park(struct task *self, uint64_t deadline_ns)
         atomic_exchange(&self->state, TASK__EMPTY);
         return true;
     }
-    /* An unpark from now on puts us in the inbox, which only our own thread empties, after this switch. */
+    /* An unpark from now on puts us in the inbox, which only our own thread empties, after this
+     * switch. */
     if (deadline_ns != TASK_FOREVER)
         task__heap_add(&ex->heap, &self->timer, deadline_ns);
     task__context_switch(&self->context, &ex->scheduler);
@@ -343,7 +353,8 @@ start_one(struct task_executor *ex)
     return true;
 }
 
-/* One round: those ready now (not those that they make ready: fairness), then a few new requests. */
+/* One round: those ready now (not those that they make ready: fairness), then a few new
+ * requests. */
 static bool
 run_round(struct task_executor *ex)
 {
@@ -384,7 +395,8 @@ wait_on_fd(int fd, uint64_t deadline_ns)
     if (deadline_ns != TASK_FOREVER) {
         uint64_t now = clock_ns();
         uint64_t ns = deadline_ns > now ? deadline_ns - now : 0;
-        left = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+        left = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u),
+                                  .tv_nsec = (long)(ns % 1000000000u) };
     }
     int n = ppoll(&p, 1, deadline_ns != TASK_FOREVER ? &left : NULL, NULL);
     ash_assert(n >= 0 || errno == EINTR);
@@ -394,7 +406,9 @@ static void
 executor_sleep(struct task_executor *ex)
 {
     atomic_store(&ex->sleeping, 1);
-    bool work = PLANTED(12) ? false : atomic_load(&ex->inbox) != NULL || (may_start(ex) && !ring_empty(ex)) || finished(ex);
+    bool work = PLANTED(12) ? false
+                            : atomic_load(&ex->inbox) != NULL ||
+                                  (may_start(ex) && !ring_empty(ex)) || finished(ex);
     if (!work) {
         uint64_t deadline = sleep_deadline(ex);
         if (ex->pollers != NULL)
@@ -404,7 +418,8 @@ executor_sleep(struct task_executor *ex)
     }
     if (atomic_exchange(&ex->sleeping, 0) != 0)
         return;
-    /* Somebody woke us.  Its write may still be on the way: then the next sleep is short, no more. */
+    /* Somebody woke us.  Its write may still be on the way: then the next sleep is short, no
+     * more. */
     uint64_t count;
     ssize_t n = read(ex->wake_fd, &count, sizeof(count));
     ash_assert(n == (ssize_t)sizeof(count) || (n < 0 && (errno == EAGAIN || errno == EINTR)));
@@ -436,7 +451,7 @@ executor_main(void *arg)
         ex->pollers = p->next;
         p->destroy(p);
     }
-    LIST_FOREACH_SAFE (it, tmp, &ex->idle) {
+    LIST_FOREACH_SAFE(it, tmp, &ex->idle) {
         fiber_end(ex, list_entry(it, struct task, link));
         ex->fiber_count--;
     }
@@ -529,8 +544,10 @@ executor_start(struct task_executor *ex)
     }
     ex->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (ex->wake_fd < 0)
-        return ash_raise_sys(err_from_errno(errno), errno, NULL,
-                             "Cannot make an eventfd for the executor \"%s\"; raise the limit of open files.", ex->name);
+        return ash_raise_sys(
+            err_from_errno(errno), errno, NULL,
+            "Cannot make an eventfd for the executor \"%s\"; raise the limit of open files.",
+            ex->name);
     ash_rc rc = fiber_add(ex);
     if (rc != ASH_OK)
         return rc;
@@ -545,12 +562,13 @@ executor_start(struct task_executor *ex)
 }
 
 ash_rc
-task_executor_create(struct task_runtime *rt, const char *name, unsigned fibers, unsigned queue_max, size_t stack_bytes,
-                     struct task_executor **out)
+task_executor_create(struct task_runtime *rt, const char *name, unsigned fibers, unsigned queue_max,
+                     size_t stack_bytes, struct task_executor **out)
 {
     if (fibers == 0 || queue_max == 0 || queue_max > QUEUE_LIMIT)
-        return ash_raise(ASH_INVALID, "The executor \"%s\" needs at least one fiber and a queue of 1 to %u.", name,
-                         QUEUE_LIMIT);
+        return ash_raise(ASH_INVALID,
+                         "The executor \"%s\" needs at least one fiber and a queue of 1 to %u.",
+                         name, QUEUE_LIMIT);
     struct task_executor *ex = mem_aligned(MEM_TASK, ASH_CACHE_LINE, sizeof(*ex));
     if (ex == NULL)
         return ASH_NO_MEMORY;
@@ -586,7 +604,8 @@ task_executor_submit(struct task_executor *ex, void (*fn)(void *arg), void *arg,
     while (!ring_take_room(ex)) {
         if (!wait) {
             atomic_fetch_sub_explicit(&ex->users, 1, memory_order_release);
-            return ash_raise(ASH_WOULD_BLOCK, "The queue of the executor \"%s\" is full (%u requests).", ex->name,
+            return ash_raise(ASH_WOULD_BLOCK,
+                             "The queue of the executor \"%s\" is full (%u requests).", ex->name,
                              ex->queue_max);
         }
         struct task_waiter w;

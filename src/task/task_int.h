@@ -4,42 +4,45 @@
  *
  * Read first: README.md (the three kinds, the permit word).
  *
- * Memory of tasks (T): a struct task is never given back to the allocator, only to a pool of tasks.  A waker may therefore
- * still touch the task of someone who has already seen its condition, returned and ended; the worst outcome is a
- * permit for whoever uses the struct next, which R4 allows.
+ * Memory of tasks (T): a struct task is never given back to the allocator, only to a pool of tasks.
+ * A waker may therefore still touch the task of someone who has already seen its condition,
+ * returned and ended; the worst outcome is a permit for whoever uses the struct next, which R4
+ * allows.
  */
 #ifndef ASH_TASK_INT_H
 #define ASH_TASK_INT_H
-
-#include <pthread.h>
 
 #include "base/assert.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "task/task.h"
 
+#include <pthread.h>
+
 #if defined(__SANITIZE_ADDRESS__)
-#define TASK__ASAN 1
+    #define TASK__ASAN 1
 #elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define TASK__ASAN 1
-#endif
+    #if __has_feature(address_sanitizer)
+        #define TASK__ASAN 1
+    #endif
 #endif
 #if defined(__SANITIZE_THREAD__)
-#define TASK__TSAN 1
+    #define TASK__TSAN 1
 #elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define TASK__TSAN 1
-#endif
+    #if __has_feature(thread_sanitizer)
+        #define TASK__TSAN 1
+    #endif
 #endif
 
 #ifdef TASK__ASAN
-#define TASK__STACK_DEFAULT ((size_t)512 << 10) /* red zones make frames two to three times as big */
+    #define TASK__STACK_DEFAULT \
+        ((size_t)512 << 10) /* red zones make frames two to three times as big */
 #else
-#define TASK__STACK_DEFAULT ((size_t)256 << 10) /* address space; only touched pages cost memory */
+    #define TASK__STACK_DEFAULT \
+        ((size_t)256 << 10) /* address space; only touched pages cost memory */
 #endif
 #define TASK__STACK_MIN ((size_t)16 << 10)
-#define TASK__NAME_MAX 32 /* bytes with the ending zero; longer names are cut */
+#define TASK__NAME_MAX  32 /* bytes with the ending zero; longer names are cut */
 
 /* ---- Stacks (task_stack.c) ---- */
 
@@ -48,12 +51,13 @@ struct task__stack {
     struct task__stack *next; /* in a cache */
     void *map;
     size_t map_bytes;
-    void *base; /* lowest usable byte */
+    void *base;   /* lowest usable byte */
     size_t bytes; /* usable, without this head */
     unsigned valgrind_id;
 };
 
-/* From the calling thread's cache when one of that size is there.  NULL and raised when memory is short. */
+/* From the calling thread's cache when one of that size is there.  NULL and raised when memory is
+ * short. */
 struct task__stack *task__stack_get(size_t bytes);
 void task__stack_put(struct task__stack *s);
 
@@ -68,21 +72,24 @@ struct task__context {
 };
 
 /* Makes a context that calls entry(arg) on `stack` when first switched to; entry never returns. */
-void task__context_make(struct task__context *c, struct task__stack *stack, void (*entry)(void *arg), void *arg);
+void task__context_make(struct task__context *c, struct task__stack *stack,
+                        void (*entry)(void *arg), void *arg);
 void task__context_drop(struct task__context *c); /* one that will not run again */
-void task__context_adopt(struct task__context *c); /* the caller's own stack, before it first switches away */
+void task__context_adopt(
+    struct task__context *c); /* the caller's own stack, before it first switches away */
 /* Runs `to` until it switches back to `from`. */
 void task__context_switch(struct task__context *from, struct task__context *to);
 /* To be called first by an entry function; `from` is who switched to it. */
 void task__context_entered(struct task__context *from);
-_Noreturn void task__context_leave(struct task__context *to); /* the last switch of an ended fiber */
+_Noreturn void
+task__context_leave(struct task__context *to); /* the last switch of an ended fiber */
 
 /* ---- Timers (task_timer.c): a binary heap of embedded nodes ---- */
 
 struct task__timer {
     uint64_t at_ns;
-    uint64_t seq; /* first come, first served among equals */
-    uint32_t pos; /* place in the heap + 1; 0: not in it */
+    uint64_t seq;  /* first come, first served among equals */
+    uint32_t pos;  /* place in the heap + 1; 0: not in it */
     bool is_event; /* simulation: not a task's */
 };
 
@@ -94,7 +101,8 @@ struct task__heap {
 
 void task__heap_deinit(struct task__heap *h);
 ASH_MUST_CHECK ash_rc task__heap_reserve(struct task__heap *h, uint32_t capacity);
-void task__heap_add(struct task__heap *h, struct task__timer *t, uint64_t at_ns); /* room was reserved */
+void
+task__heap_add(struct task__heap *h, struct task__timer *t, uint64_t at_ns); /* room was reserved */
 void task__heap_remove(struct task__heap *h, struct task__timer *t);
 static inline struct task__timer *
 task__heap_first(const struct task__heap *h)
@@ -104,11 +112,20 @@ task__heap_first(const struct task__heap *h)
 
 /* ---- Tasks ---- */
 
-enum task__kind { TASK__HOST = 1, TASK__FIBER, TASK__SIM };
+enum task__kind {
+    TASK__HOST = 1,
+    TASK__FIBER,
+    TASK__SIM
+};
 
-/* The permit word, on every kind of task.  Only the task itself goes EMPTY -> PARKED and takes a PERMIT; anybody
- * makes PERMIT of the other two; who made it of PARKED must see to it that the task runs. */
-enum { TASK__EMPTY = 0, TASK__PERMIT = 1, TASK__PARKED = 2 };
+/* The permit word, on every kind of task.  Only the task itself goes EMPTY -> PARKED and takes a
+ * PERMIT; anybody makes PERMIT of the other two; who made it of PARKED must see to it that the task
+ * runs. */
+enum {
+    TASK__EMPTY = 0,
+    TASK__PERMIT = 1,
+    TASK__PARKED = 2
+};
 
 struct task {
     _Atomic uint32_t state; /* host: also the futex word */
@@ -120,7 +137,7 @@ struct task {
     void (*fn)(void *arg);
     void *arg;
     struct task_runtime *rt; /* of spawned tasks, else NULL */
-    pthread_t thread; /* spawned on a thread runtime */
+    pthread_t thread;        /* spawned on a thread runtime */
 
     /* fibers and simulated tasks; touched only by the thread that runs them */
     struct task__context context;
@@ -128,9 +145,9 @@ struct task {
     struct list link; /* executor: ready or idle list; simulation: all tasks */
     struct task__timer timer;
     struct mem_arena *arena; /* mem_arena_current while switched away */
-    bool idle; /* executor: has no request */
-    uint32_t priority; /* simulation */
-    uint64_t id; /* simulation: number of the spawn */
+    bool idle;               /* executor: has no request */
+    uint32_t priority;       /* simulation */
+    uint64_t id;             /* simulation: number of the spawn */
     struct task_executor *executor;
     struct task *inbox_next; /* in the executor's inbox; owned by who made the permit of PARKED */
 
@@ -139,12 +156,15 @@ struct task {
     struct task *pool_next;
 };
 
-extern _Thread_local struct task *task__current; /* NULL: the thread's host task was not needed yet */
+extern _Thread_local struct task
+    *task__current; /* NULL: the thread's host task was not needed yet */
 
-struct task *task__get(enum task__kind kind, const char *name); /* NULL and raised when memory is short */
+struct task *
+task__get(enum task__kind kind, const char *name); /* NULL and raised when memory is short */
 void task__put(struct task *t);
 
-/* Ends the running task: sets `ended`, wakes the joiner.  The caller then leaves without touching it. */
+/* Ends the running task: sets `ended`, wakes the joiner.  The caller then leaves without touching
+ * it. */
 void task__end(struct task *t);
 
 /* Spins on a word that is held for a few instructions only and never across a park. */
@@ -158,13 +178,13 @@ task__spin_unlock(_Atomic uint32_t *lock)
 /* ---- Simulation (task_sim.c) ---- */
 
 void task__sim_destroy(struct task_runtime *rt);
-ASH_MUST_CHECK ash_rc task__sim_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg,
-                                      struct task **out);
+ASH_MUST_CHECK ash_rc task__sim_spawn(struct task_runtime *rt, const char *name,
+                                      void (*fn)(void *arg), void *arg, struct task **out);
 bool task__sim_park(struct task *self, uint64_t deadline_ns);
 void task__sim_unpark(struct task *t); /* its word was PARKED */
 void task__sim_yield(struct task *self);
 void task__sim_free(struct task *t); /* an ended task */
-bool task__sim_here(void); /* the calling thread is inside task_sim_run() */
+bool task__sim_here(void);           /* the calling thread is inside task_sim_run() */
 
 /* ---- Executors (task_executor.c) ---- */
 

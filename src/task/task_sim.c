@@ -4,29 +4,32 @@
  *
  * Entry points: task_sim_create(), task_sim_run(), task_sim_halt(), task_sim_at().
  *
- * The loop in sim_loop() runs on the caller's own stack.  Each step it fires the events and timers that are due, draws one of the
- * ready tasks, and switches to it; the task switches back when it parks, yields or passes a task_point().  Time stands
- * still while code runs; each step adds a small random amount, and when nobody is ready time jumps to the next event.
+ * The loop in sim_loop() runs on the caller's own stack.  Each step it fires the events and timers
+ * that are due, draws one of the ready tasks, and switches to it; the task switches back when it
+ * parks, yields or passes a task_point().  Time stands still while code runs; each step adds a
+ * small random amount, and when nobody is ready time jumps to the next event.
  *
- * What the seed decides, beside the order of tasks (struct manner): how often task_point() switches, how often a park
- * returns without a permit (R4 allows it), how much time a step takes, and whether tasks are drawn uniformly or by
- * random priorities with few changes, which finds other bugs: those that need one task to run long while another stands still
- * (after Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
+ * What the seed decides, beside the order of tasks (struct manner): how often task_point()
+ * switches, how often a park returns without a permit (R4 allows it), how much time a step takes,
+ * and whether tasks are drawn uniformly or by random priorities with few changes, which finds other
+ * bugs: those that need one task to run long while another stands still (after Burckhardt et al.,
+ * "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
  *
  * Invariants:
  *   I1  A live task is exactly one of: running, in ready[], or PARKED.
- *   I2  ready[] and the heap have room for every task (reserved by spawn), so unparking never fails.
+ *   I2  ready[] and the heap have room for every task (reserved by spawn), so unparking never
+ *       fails.
  *   I3  Nothing here depends on addresses or real time: equal seeds give equal traces.
  */
-#include <stdio.h>
-#include <string.h>
-
 #include "base/clock.h"
 #include "task/task_int.h"
 
-#define SIM_START_NS UINT64_C(1000000000) /* not 0: differences to "some time ago" must not underflow */
-#define HANG_NAMES_MAX 8u                 /* tasks named in the message of a hang */
+#include <stdio.h>
+#include <string.h>
 
+/* Not 0: differences to "some time ago" must not underflow. */
+#define SIM_START_NS   UINT64_C(1000000000)
+#define HANG_NAMES_MAX 8u /* tasks named in the message of a hang */
 #define PRIORITY_MIDDLE UINT32_C(0x80000000) /* drawn ones are above, demoted ones below */
 
 /* How this simulation treats its tasks; drawn from the seed once. */
@@ -34,7 +37,7 @@ struct manner {
     uint32_t point_den;    /* task_point() switches once in so many */
     uint32_t spurious_den; /* a park returns without a permit once in so many; 0: never */
     uint32_t step_ns;      /* a step takes 1 .. so many */
-    uint32_t demote_den;   /* with priorities: a step demotes the running task once in so many; 0: uniform choice */
+    uint32_t demote_den;   /* priorities: a step demotes its task once in so many; 0: uniform choice */
 };
 
 struct event {
@@ -56,14 +59,14 @@ struct sim {
 
     struct task **ready;
     uint32_t ready_count, ready_capacity;
-    uint32_t live; /* spawned and not ended */
+    uint32_t live;     /* spawned and not ended */
     struct list tasks; /* all that were not freed */
     struct task__heap heap;
     struct event *events_free;
 
     struct task__context scheduler;
     struct mem_arena *arena;
-    struct task *running; /* NULL: the scheduler itself */
+    struct task *running;  /* NULL: the scheduler itself */
     uint32_t priority_low; /* given to who is demoted, counting down */
     bool in_run;
     bool halted;
@@ -151,7 +154,7 @@ task__sim_destroy(struct task_runtime *rt)
         mem_free(MEM_TASK, e);
     }
     task__heap_deinit(&s->heap);
-    LIST_FOREACH_SAFE (it, tmp, &s->tasks) {
+    LIST_FOREACH_SAFE(it, tmp, &s->tasks) {
         sim_task_drop(list_entry(it, struct task, link));
     }
     mem_free(MEM_TASK, s->ready);
@@ -276,7 +279,8 @@ sim_entry(void *arg)
 }
 
 ash_rc
-task__sim_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg, struct task **out)
+task__sim_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg,
+                struct task **out)
 {
     struct sim *s = sim_of(rt);
     struct task *t = NULL;
@@ -296,7 +300,8 @@ task__sim_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg)
         task__put(t);
         return ASH_NO_MEMORY;
     }
-    atomic_store_explicit(&t->state, TASK__EMPTY, memory_order_relaxed); /* I3: no permit from an earlier life */
+    atomic_store_explicit(&t->state, TASK__EMPTY,
+                          memory_order_relaxed); /* I3: no permit from an earlier life */
     task__context_make(&t->context, t->stack, sim_entry, t);
     t->rt = rt;
     t->fn = fn;
@@ -380,7 +385,8 @@ task__sim_park(struct task *self, uint64_t deadline_ns)
     task__context_switch(&self->context, &s->scheduler);
     if (self->timer.pos != 0)
         task__heap_remove(&s->heap, &self->timer);
-    return atomic_exchange_explicit(&self->state, TASK__EMPTY, memory_order_relaxed) == TASK__PERMIT;
+    return atomic_exchange_explicit(&self->state, TASK__EMPTY, memory_order_relaxed) ==
+           TASK__PERMIT;
 }
 
 void
@@ -412,7 +418,8 @@ static void
 fire_due(struct sim *s)
 {
     struct task__timer *first;
-    while ((!s->halted || PLANTED(19)) && (first = task__heap_first(&s->heap)) != NULL && first->at_ns <= s->now_ns) {
+    while ((!s->halted || PLANTED(19)) && (first = task__heap_first(&s->heap)) != NULL &&
+           first->at_ns <= s->now_ns) {
         task__heap_remove(&s->heap, first);
         if (first->is_event) {
             struct event *e = list_entry(first, struct event, timer);
@@ -447,7 +454,8 @@ static struct task *
 pick(struct sim *s)
 {
     uint64_t bits = random_u64(&s->random);
-    uint32_t i = s->manner.demote_den != 0 ? pick_highest(s) : scale((uint32_t)(bits >> 32), s->ready_count);
+    uint32_t i = s->manner.demote_den != 0 ? pick_highest(s)
+                                           : scale((uint32_t)(bits >> 32), s->ready_count);
     struct task *t = s->ready[i];
     s->ready[i] = s->ready[--s->ready_count];
     if (s->manner.demote_den != 0 && scale((uint32_t)(bits >> 32), s->manner.demote_den) == 0)
@@ -494,14 +502,16 @@ raise_hang(const struct sim *s, const char *what)
     char names[HANG_NAMES_MAX * (TASK__NAME_MAX + 2) + 8] = "";
     size_t used = 0;
     uint32_t count = 0;
-    LIST_FOREACH (it, &s->tasks) {
+    LIST_FOREACH(it, &s->tasks) {
         const struct task *t = list_entry(it, struct task, link);
         if (atomic_load_explicit(&t->ended, memory_order_relaxed) != 0 || count++ >= HANG_NAMES_MAX)
             continue;
-        used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", used == 0 ? "" : ", ", t->name);
+        used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", used == 0 ? "" : ", ",
+                                 t->name);
     }
     return ash_raise(ASH_INTERNAL, "The simulation hangs after %llu steps: %s (%u live: %s%s).",
-                     (unsigned long long)s->steps, what, s->live, names, count > HANG_NAMES_MAX ? ", ..." : "");
+                     (unsigned long long)s->steps, what, s->live, names,
+                     count > HANG_NAMES_MAX ? ", ..." : "");
 }
 
 static ash_rc

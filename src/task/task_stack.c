@@ -4,29 +4,31 @@
  *
  * Entry points: task__stack_get(), task__stack_put().
  *
- * A simulation makes and drops thousands of fibers per second, so nothing here may cost a system call per use: each thread
- * keeps the stacks it got back (up to STACKS_CACHED_MAX, newest first, so that they are warm) until it ends.
- * Below each stack lie GUARD_BYTES that fault when touched: an overflow kills the process instead of another fiber's data.
+ * A simulation makes and drops thousands of fibers per second, so nothing here may cost a system
+ * call per use: each thread keeps the stacks it got back (up to STACKS_CACHED_MAX, newest first, so
+ * that they are warm) until it ends. Below each stack lie GUARD_BYTES that fault when touched: an
+ * overflow kills the process instead of another fiber's data.
  */
+#include "base/bits.h"
+#include "task/task_int.h"
+
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/bits.h"
-#include "task/task_int.h"
-
 #if defined(__has_include)
-#if __has_include(<valgrind/valgrind.h>)
-#include <valgrind/valgrind.h>
-#endif
+    #if __has_include(<valgrind/valgrind.h>)
+        #include <valgrind/valgrind.h>
+    #endif
 #endif
 #ifndef VALGRIND_STACK_REGISTER
-#define VALGRIND_STACK_REGISTER(low, high) 0u
-#define VALGRIND_STACK_DEREGISTER(id) ((void)(id))
+    #define VALGRIND_STACK_REGISTER(low, high) 0u
+    #define VALGRIND_STACK_DEREGISTER(id)      ((void)(id))
 #endif
 
 #define GUARD_BYTES ((size_t)16 << 10) /* more than one page: big frames must not step over it */
-#define STACKS_CACHED_MAX 256u         /* 64 MiB of addresses per thread; the touched pages of as many fibers as it ran */
+#define STACKS_CACHED_MAX \
+    256u /* 64 MiB of addresses per thread; the touched pages of as many fibers as it ran */
 
 static _Thread_local struct task__stack *cached;
 static _Thread_local uint32_t cached_count;
@@ -81,12 +83,14 @@ stack_map(size_t bytes)
         return NULL;
     if (mprotect(map, guard, PROT_NONE) != 0) {
         mem_unmap(MEM_TASK, map, map_bytes);
-        ash_ignore(ash_raise(ASH_NO_MEMORY, /* the caller sees NULL */
-                             "Cannot protect the guard page of a fiber's stack; raise vm.max_map_count or run "
-                             "fewer fibers."));
+        ash_ignore(ash_raise(
+            ASH_NO_MEMORY, /* the caller sees NULL */
+            "Cannot protect the guard page of a fiber's stack; raise vm.max_map_count or run "
+            "fewer fibers."));
         return NULL;
     }
-    struct task__stack *s = (struct task__stack *)(void *)(map + map_bytes - round_up(sizeof(*s), 64));
+    struct task__stack *s =
+        (struct task__stack *)(void *)(map + map_bytes - round_up(sizeof(*s), 64));
     s->map = map;
     s->map_bytes = map_bytes;
     s->base = map + guard;

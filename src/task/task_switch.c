@@ -2,26 +2,29 @@
  *
  * task_switch.c - changes from one stack to another, and tells the sanitizers.
  *
- * Entry points: task__context_make(), task__context_switch().   Read first: the calling convention of the processor.
+ * Entry points: task__context_make(), task__context_switch().   Read first: the calling convention
+ * of the processor.
  *
- * A switch saves what the convention lets a callee keep, stores the stack pointer, loads the other one and
- * returns there.  A new fiber's stack is laid out as if it had just switched away at the start of its trampoline.
- * Nothing is saved of the signal mask: switches cost a few nanoseconds because no system call is made.
+ * A switch saves what the convention lets a callee keep, stores the stack pointer, loads the other
+ * one and returns there.  A new fiber's stack is laid out as if it had just switched away at the
+ * start of its trampoline. Nothing is saved of the signal mask: switches cost a few nanoseconds
+ * because no system call is made.
  *
- * The sanitizers keep a picture of the current stack, so every switch is announced: address (start/finish, bounds of the
- * stack that we go to), thread (one "fiber" object per context; a switch orders everything before it before what follows).
+ * The sanitizers keep a picture of the current stack, so every switch is announced: address
+ * (start/finish, bounds of the stack that we go to), thread (one "fiber" object per context; a
+ * switch orders everything before it before what follows).
  */
+#include "task/task_int.h"
+
 #include <stdint.h>
 #include <string.h>
 
-#include "task/task_int.h"
-
 #ifdef TASK__ASAN
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
+    #include <sanitizer/asan_interface.h>
+    #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef TASK__TSAN
-#include <sanitizer/tsan_interface.h>
+    #include <sanitizer/tsan_interface.h>
 #endif
 
 void task__switch_stacks(void **save_sp, void *load_sp);
@@ -29,7 +32,8 @@ void task__trampoline(void);
 
 #if defined(__x86_64__)
 
-/* System V: rbx, rbp, r12-r15, the control bits of mxcsr and the x87 control word belong to the caller. */
+/* System V: rbx, rbp, r12-r15, the control bits of mxcsr and the x87 control word belong to the
+ * caller. */
 __asm__(".text\n"
         ".p2align 4\n"
         ".globl task__switch_stacks\n"
@@ -37,9 +41,9 @@ __asm__(".text\n"
         ".type task__switch_stacks, @function\n"
         "task__switch_stacks:\n"
         "    .cfi_startproc\n"
-#ifdef __CET__
+    #ifdef __CET__
         "    endbr64\n"
-#endif
+    #endif
         "    pushq %rbp\n"
         "    pushq %rbx\n"
         "    pushq %r12\n"
@@ -70,21 +74,22 @@ __asm__(".text\n"
         "task__trampoline:\n" /* r12: entry, r13: its argument; backtraces end here */
         "    .cfi_startproc\n"
         "    .cfi_undefined rip\n"
-#ifdef __CET__
+    #ifdef __CET__
         "    endbr64\n"
-#endif
+    #endif
         "    movq %r13, %rdi\n"
         "    callq *%r12\n"
         "    ud2\n"
         "    .cfi_endproc\n"
         ".size task__trampoline, . - task__trampoline\n");
 
-#define FRAME_WORDS 8 /* control words, r15 r14 r13 r12 rbx rbp, return address */
+    #define FRAME_WORDS 8 /* control words, r15 r14 r13 r12 rbx rbp, return address */
 
 static void *
 frame_build(uintptr_t top, void (*entry)(void *arg), void *arg)
 {
-    /* At the trampoline's first instruction rsp must be a multiple of 16: its call then aligns the entry function. */
+    /* At the trampoline's first instruction rsp must be a multiple of 16: its call then aligns the
+     * entry function. */
     uint64_t *sp = (uint64_t *)((top & ~(uintptr_t)15) - FRAME_WORDS * sizeof(uint64_t));
     uint32_t mxcsr;
     uint16_t x87;
@@ -160,7 +165,7 @@ __asm__(".text\n"
         "    .cfi_endproc\n"
         ".size task__trampoline, . - task__trampoline\n");
 
-#define FRAME_WORDS 22
+    #define FRAME_WORDS 22
 
 static void *
 frame_build(uintptr_t top, void (*entry)(void *arg), void *arg)
@@ -177,11 +182,12 @@ frame_build(uintptr_t top, void (*entry)(void *arg), void *arg)
 }
 
 #else
-#error "task_switch.c: no context switch for this processor yet (x86-64 and AArch64 have one)"
+    #error "task_switch.c: no context switch for this processor yet (x86-64 and AArch64 have one)"
 #endif
 
 void
-task__context_make(struct task__context *c, struct task__stack *stack, void (*entry)(void *arg), void *arg)
+task__context_make(struct task__context *c, struct task__stack *stack, void (*entry)(void *arg),
+                   void *arg)
 {
     *c = (struct task__context){ .stack_base = stack->base, .stack_bytes = stack->bytes };
     c->sp = frame_build((uintptr_t)stack->base + stack->bytes, entry, arg);

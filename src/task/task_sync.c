@@ -3,10 +3,12 @@
  * task_sync.c - mutex, condition and wait queue, all built on task_park() and task_unpark().
  *
  * Rules of this file:
- *   W1  A waiter's node lives on the waiter's stack.  Who takes it off a list reads its task first, then sets `woken`, and does not
- *       touch it after that: the waiter may have returned.  The task itself stays readable for ever (T in task_int.h).
+ *   W1  A waiter's node lives on the waiter's stack.  Who takes it off a list reads its task first,
+ *       then sets `woken`, and does not touch it after that: the waiter may have returned.  The
+ *       task itself stays readable for ever (T in task_int.h).
  *   W2  A waiter that finds its node unlinked waits until `woken` is set, even when its time is up.
- *   W3  An unlock or wake does not touch the mutex or condition after the moment at which others may own (and free) it.
+ *   W3  An unlock or wake does not touch the mutex or condition after the moment at which others
+ *       may own (and free) it.
  */
 #include "base/clock.h"
 #include "task/task_int.h"
@@ -30,14 +32,20 @@ node_wake(struct node *n)
 
 /* ---- Mutex ----
  *
- * One word: LOCKED, QUEUE (somebody holds the waiters' list for a few instructions), WAITERS (the list is not empty).
- * QUEUE is taken only while LOCKED is set, and while QUEUE is set nobody else changes the word: both are cleared by
- * one store, which is the last touch of an unlock (W3).  A woken waiter competes with newcomers, which keeps
- * a busy mutex busy; after it has lost once it asks for hand-off, so nobody is passed over more than once in a queue round. */
+ * One word: LOCKED, QUEUE (somebody holds the waiters' list for a few instructions), WAITERS (the
+ * list is not empty). QUEUE is taken only while LOCKED is set, and while QUEUE is set nobody else
+ * changes the word: both are cleared by one store, which is the last touch of an unlock (W3).  A
+ * woken waiter competes with newcomers, which keeps a busy mutex busy; after it has lost once it
+ * asks for hand-off, so nobody is passed over more than once in a queue round. */
 
-enum { MUTEX_LOCKED = 1, MUTEX_QUEUE = 2, MUTEX_WAITERS = 4 };
+enum {
+    MUTEX_LOCKED = 1,
+    MUTEX_QUEUE = 2,
+    MUTEX_WAITERS = 4
+};
 
-#define MUTEX_SPINS 64u /* about as long as one short critical section; parking costs a hundred times that */
+/* About as long as one short critical section; parking costs a hundred times that. */
+#define MUTEX_SPINS 64u
 
 void
 task_mutex_init(struct task_mutex *m)
@@ -50,8 +58,8 @@ static bool
 mutex_try(struct task_mutex *m, uint32_t seen)
 {
     while ((seen & MUTEX_LOCKED) == 0) {
-        if (atomic_compare_exchange_weak_explicit(&m->state, &seen, seen | MUTEX_LOCKED, memory_order_acquire,
-                                                  memory_order_relaxed))
+        if (atomic_compare_exchange_weak_explicit(&m->state, &seen, seen | MUTEX_LOCKED,
+                                                  memory_order_acquire, memory_order_relaxed))
             return true;
     }
     return false;
@@ -70,8 +78,8 @@ mutex_enqueue(struct task_mutex *m, struct node *n, bool front)
     uint32_t seen = atomic_load_explicit(&m->state, memory_order_relaxed);
     if ((seen & MUTEX_LOCKED) == 0 || (seen & MUTEX_QUEUE) != 0)
         return false;
-    if (!atomic_compare_exchange_strong_explicit(&m->state, &seen, seen | MUTEX_QUEUE, memory_order_acquire,
-                                                 memory_order_relaxed))
+    if (!atomic_compare_exchange_strong_explicit(&m->state, &seen, seen | MUTEX_QUEUE,
+                                                 memory_order_acquire, memory_order_relaxed))
         return false;
     if (front)
         list_push_front(&m->waiters, &n->link);
@@ -115,8 +123,8 @@ task_mutex_lock(struct task_mutex *m)
 {
     task_point();
     uint32_t unlocked = 0;
-    if (ASH_LIKELY(atomic_compare_exchange_strong_explicit(&m->state, &unlocked, MUTEX_LOCKED, memory_order_acquire,
-                                                           memory_order_relaxed)))
+    if (ASH_LIKELY(atomic_compare_exchange_strong_explicit(
+            &m->state, &unlocked, MUTEX_LOCKED, memory_order_acquire, memory_order_relaxed)))
         return;
     mutex_lock_slow(m);
 }
@@ -129,11 +137,12 @@ mutex_unlock_slow(struct task_mutex *m)
         uint32_t seen = atomic_load_explicit(&m->state, memory_order_relaxed);
         ash_assert((seen & MUTEX_LOCKED) != 0);
         if (seen == MUTEX_LOCKED) {
-            if (atomic_compare_exchange_weak_explicit(&m->state, &seen, 0, memory_order_release, memory_order_relaxed))
+            if (atomic_compare_exchange_weak_explicit(&m->state, &seen, 0, memory_order_release,
+                                                      memory_order_relaxed))
                 return;
         } else if ((seen & MUTEX_QUEUE) == 0) {
-            if (atomic_compare_exchange_weak_explicit(&m->state, &seen, seen | MUTEX_QUEUE, memory_order_acquire,
-                                                      memory_order_relaxed))
+            if (atomic_compare_exchange_weak_explicit(&m->state, &seen, seen | MUTEX_QUEUE,
+                                                      memory_order_acquire, memory_order_relaxed))
                 break;
         }
         task_relax(&spins); /* a waiter is just enqueueing itself */
@@ -155,16 +164,17 @@ void
 task_mutex_unlock(struct task_mutex *m)
 {
     uint32_t locked = MUTEX_LOCKED;
-    if (ASH_LIKELY(atomic_compare_exchange_strong_explicit(&m->state, &locked, 0, memory_order_release,
-                                                           memory_order_relaxed)))
+    if (ASH_LIKELY(atomic_compare_exchange_strong_explicit(
+            &m->state, &locked, 0, memory_order_release, memory_order_relaxed)))
         return;
     mutex_unlock_slow(m);
 }
 
 /* ---- Condition ----
  *
- * The waiter joins the list while it still holds the mutex.  A setter that changes the condition under the mutex is
- * either before the waiter's test, or after its unlock and then sees `count`: no wake is lost. */
+ * The waiter joins the list while it still holds the mutex.  A setter that changes the condition
+ * under the mutex is either before the waiter's test, or after its unlock and then sees `count`: no
+ * wake is lost. */
 
 void
 task_cond_init(struct task_cond *c)
@@ -264,7 +274,8 @@ task_cond_broadcast(struct task_cond *c)
     task__spin_lock(&c->lock);
     while ((n = cond_pop_locked(c)) != NULL)
         list_push_back(&woken, &n->link);
-    task__spin_unlock(&c->lock); /* W3: the nodes are ours (queued is false), c is not touched again */
+    task__spin_unlock(
+        &c->lock); /* W3: the nodes are ours (queued is false), c is not touched again */
     while (!list_empty(&woken)) {
         n = list_entry(woken.next, struct node, link);
         list_remove(&n->link);
@@ -275,11 +286,13 @@ task_cond_broadcast(struct task_cond *c)
 /* ---- Wait queue ----
  *
  * Dekker's argument, which spares the setter a lock when nobody waits:
- *     waiter: count++ ; fence ; read the words          setter: write the words ; fence ; read count
- * With a sequentially consistent fence on both sides, at least one of the two reads sees the other's write: either the waiter
- * finds its condition true, or the setter finds count > 0, takes the lock and unparks it.  The unpark leaves a
- * permit, so it does not matter whether the waiter has parked yet.
- * Waiters stay on the list until they leave by themselves (task_wait_end), so a wake only hands out permits. */
+ *     waiter: count++ ; fence ; read the words          setter: write the words ; fence ; read
+ *     count
+ * With a sequentially consistent fence on both sides, at least one of the two reads sees the
+ * other's write: either the waiter finds its condition true, or the setter finds count > 0, takes
+ * the lock and unparks it.  The unpark leaves a permit, so it does not matter whether the waiter
+ * has parked yet. Waiters stay on the list until they leave by themselves (task_wait_end), so a
+ * wake only hands out permits. */
 
 #define WAKE_BATCH 32u /* unparked after the lock is dropped: an unpark may be a system call */
 
@@ -313,7 +326,11 @@ task_wait_end(struct task_waitq *q, struct task_waiter *w)
     task__spin_unlock(&q->lock);
 }
 
-enum match { MATCH_ALL, MATCH_UP_TO, MATCH_EQUAL };
+enum match {
+    MATCH_ALL,
+    MATCH_UP_TO,
+    MATCH_EQUAL
+};
 
 static void
 waitq_wake(struct task_waitq *q, enum match match, uint64_t key)
@@ -325,7 +342,7 @@ waitq_wake(struct task_waitq *q, enum match match, uint64_t key)
     if (atomic_load_explicit(&q->count, memory_order_relaxed) == (PLANTED(11) ? 1 : 0))
         return;
     task__spin_lock(&q->lock);
-    LIST_FOREACH (it, &q->waiters) {
+    LIST_FOREACH(it, &q->waiters) {
         struct task_waiter *w = list_entry(it, struct task_waiter, link);
         if ((match == MATCH_UP_TO && w->key > key) || (match == MATCH_EQUAL && w->key != key))
             continue;

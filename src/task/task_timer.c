@@ -2,7 +2,8 @@
  *
  * task_timer.c - a binary heap of timers that live inside what they wake.
  *
- * Room is reserved where a failure can be reported (task_spawn, task_sim_at), so adding and removing never fail.
+ * Room is reserved where a failure can be reported (task_spawn, task_sim_at), so adding and
+ * removing never fail.
  */
 #include "task/task_int.h"
 

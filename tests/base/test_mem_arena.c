@@ -2,8 +2,9 @@
  *
  * test_mem_arena.c - memory of simulated lives.
  *
- * Goal: blocks never overlap, keep their bytes, are aligned, and zeroed when asked for, also when the arena is used again after a
- * dirty life; a release takes everything; the heap is not touched by it.
+ * Goal: blocks never overlap, keep their bytes, are aligned, and zeroed when asked for, also when
+ * the arena is used again after a dirty life; a release takes everything; the heap is not touched
+ * by it.
  */
 #include "base/bits.h"
 #include "base/error.h"
@@ -141,7 +142,8 @@ START_TEST(every_size_fits_its_block)
         ck_assert(p + size <= q || q + size <= p);
         ck_assert_uint_eq((uintptr_t)p % 16, 0);
         ck_assert_uint_ge(mem_used(MEM_TEST), 2 * size);
-        ck_assert_uint_le(mem_used(MEM_TEST), 2 * size + size + 128 * 1024); /* classes waste a quarter, runs a half */
+        ck_assert_uint_le(mem_used(MEM_TEST),
+                          2 * size + size + 128 * 1024); /* classes waste a quarter, runs a half */
         mem_free(MEM_TEST, p);
         mem_free(MEM_TEST, q);
         ck_assert_uint_eq(mem_used(MEM_TEST), 0);

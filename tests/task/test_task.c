@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_task.c - host threads: permits, deadlines, spawn and join, and the waiting tools under real concurrency.
+ * test_task.c - host threads: permits, deadlines, spawn and join, and the waiting tools under real
+ * concurrency.
  *
- * Goal: no wake is ever lost and a permit means what R4 says.  Method: storms between threads; a lost wake shows as a test
- * that runs into its time limit.
+ * Goal: no wake is ever lost and a permit means what R4 says.  Method: storms between threads; a
+ * lost wake shows as a test that runs into its time limit.
  */
 #include "base/clock.h"
 #include "task/task.h"
@@ -211,7 +212,8 @@ consume(void *arg)
     for (uint64_t i = 0; i < c->rounds; i++) {
         task_mutex_lock(&c->mutex);
         while (c->items == 0)
-            (void)task_cond_wait_until(&c->cond, &c->mutex, i % 2 == 0 ? TASK_FOREVER : clock_ns() + 50000);
+            (void)task_cond_wait_until(&c->cond, &c->mutex,
+                                       i % 2 == 0 ? TASK_FOREVER : clock_ns() + 50000);
         c->items--;
         c->value++;
         task_cond_signal(&c->room);

@@ -2,18 +2,19 @@
  *
  * test_task_executor.c - executor threads and their fibers.
  *
- * Goal: every request runs exactly once whoever submits it, fibers wake across threads, timers and pollers get their turn
- * while the queue is long, and nothing is left when the executor is destroyed.
+ * Goal: every request runs exactly once whoever submits it, fibers wake across threads, timers and
+ * pollers get their turn while the queue is long, and nothing is left when the executor is
+ * destroyed.
  */
-#include <errno.h>
-#include <poll.h>
-#include <signal.h>
-#include <time.h>
-
 #include "base/clock.h"
 #include "base/mem.h"
 #include "task/task.h"
 #include "tests/test_main.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <time.h>
 
 #define SUBMITTERS 4
 
@@ -429,7 +430,8 @@ static void
 poller_user(void *arg)
 {
     struct fake_ring *r = arg;
-    r->poller = (struct task_poller){ .poll = fake_poll, .wait = fake_wait, .destroy = fake_destroy };
+    r->poller =
+        (struct task_poller){ .poll = fake_poll, .wait = fake_wait, .destroy = fake_destroy };
     task_executor_add_poller(task_executor_self(), &r->poller);
     for (int i = 0; i < 1000; i++) {
         r->waiting = task_self();
@@ -466,14 +468,14 @@ START_TEST(executors_leave_nothing)
         if (i == 4)
             used = mem_used(MEM_TASK);
     }
-    ck_assert_uint_le(mem_used(MEM_TASK), used + 64 * 1024); /* the pool of structs may still grow a little */
+    ck_assert_uint_le(mem_used(MEM_TASK),
+                      used + 64 * 1024); /* the pool of structs may still grow a little */
 }
 END_TEST
 
 static volatile char sink;
 
-static void __attribute__((noinline))
-overflow(unsigned depth)
+static void __attribute__((noinline)) overflow(unsigned depth)
 {
     volatile char frame[1024];
     frame[0] = (char)depth;

@@ -2,16 +2,17 @@
  *
  * test_task_sim.c - the simulated scheduler.
  *
- * Goal: equal seeds give equal runs, different seeds explore; lost wake-ups, hangs and races planted in test code are
- * found; a power cut at any step leaves nothing behind.  Method: small programs under many seeds.
+ * Goal: equal seeds give equal runs, different seeds explore; lost wake-ups, hangs and races
+ * planted in test code are found; a power cut at any step leaves nothing behind.  Method: small
+ * programs under many seeds.
  */
-#include <signal.h>
-
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/random.h"
 #include "task/task.h"
 #include "tests/test_main.h"
+
+#include <signal.h>
 
 static struct task_runtime *
 sim(uint64_t seed)
@@ -349,7 +350,8 @@ event_main(void *arg)
     ck_assert_int_eq(task_sim_at(w->rt, now + 300000, event_count, w), ASH_OK);
     ck_assert_int_eq(task_sim_at(w->rt, now + 100000, event_count, w), ASH_OK);
     ck_assert_int_eq(task_sim_at(w->rt, now + 200000, event_count, w), ASH_OK);
-    ck_assert_int_eq(task_sim_at(w->rt, now + UINT64_C(1000000000000), event_count, w), ASH_OK); /* never comes */
+    ck_assert_int_eq(task_sim_at(w->rt, now + UINT64_C(1000000000000), event_count, w),
+                     ASH_OK); /* never comes */
     while (w->shared < 3)
         task_park();
     for (unsigned i = 0; i < 3; i++) {
@@ -412,8 +414,8 @@ START_TEST(conditions_lose_no_wake)
     for (uint64_t seed = 0; seed < test_scale(1000, 20000); seed++) {
         struct world w;
         world_init(&w, seed);
-        ck_assert_msg(task_sim_run(w.rt, cond_main, &w) == ASH_OK, "seed %llu: %s", (unsigned long long)seed,
-                      err_current()->message);
+        ck_assert_msg(task_sim_run(w.rt, cond_main, &w) == ASH_OK, "seed %llu: %s",
+                      (unsigned long long)seed, err_current()->message);
         task_runtime_destroy(w.rt);
     }
 }
@@ -484,8 +486,8 @@ START_TEST(wait_queues_lose_no_wake)
     for (uint64_t seed = 0; seed < test_scale(1000, 20000); seed++) {
         struct world w;
         world_init(&w, seed);
-        ck_assert_msg(task_sim_run(w.rt, key_main, &w) == ASH_OK, "seed %llu: %s", (unsigned long long)seed,
-                      err_current()->message);
+        ck_assert_msg(task_sim_run(w.rt, key_main, &w) == ASH_OK, "seed %llu: %s",
+                      (unsigned long long)seed, err_current()->message);
         ck_assert_uint_eq(atomic_load(&w.queue.count), 0);
         task_runtime_destroy(w.rt);
     }
@@ -603,8 +605,8 @@ START_TEST(executors_run_all_requests)
     unsigned together = 0;
     for (uint64_t seed = 0; seed < 200; seed++) {
         struct requests r = { .rt = sim(seed) };
-        ck_assert_msg(task_sim_run(r.rt, requests_main, &r) == ASH_OK, "seed %llu: %s", (unsigned long long)seed,
-                      err_current()->message);
+        ck_assert_msg(task_sim_run(r.rt, requests_main, &r) == ASH_OK, "seed %llu: %s",
+                      (unsigned long long)seed, err_current()->message);
         together += r.running_max == 3;
         ck_assert_uint_eq(task_sim_memory(r.rt), 0);
         task_runtime_destroy(r.rt);
@@ -680,8 +682,7 @@ END_TEST
 
 static volatile char sink;
 
-static void __attribute__((noinline))
-overflow(unsigned depth)
+static void __attribute__((noinline)) overflow(unsigned depth)
 {
     volatile char frame[1024];
     frame[0] = (char)depth;

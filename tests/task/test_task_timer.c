@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_task_timer.c - the heap of timers against a sorted model: always the earliest, first come first among equals.
+ * test_task_timer.c - the heap of timers against a sorted model: always the earliest, first come
+ * first among equals.
  */
 #include "base/random.h"
 #include "task/task_int.h"
@@ -16,7 +17,8 @@ model_first(void)
     const struct task__timer *best = NULL;
     for (unsigned i = 0; i < TIMERS; i++) {
         const struct task__timer *t = &timer[i];
-        if (t->pos != 0 && (best == NULL || t->at_ns < best->at_ns || (t->at_ns == best->at_ns && t->seq < best->seq)))
+        if (t->pos != 0 && (best == NULL || t->at_ns < best->at_ns ||
+                            (t->at_ns == best->at_ns && t->seq < best->seq)))
             best = t;
     }
     return best;
@@ -38,8 +40,8 @@ START_TEST(the_first_is_the_earliest)
             task__heap_remove(&h, t);
         else
             task__heap_remove(&h, task__heap_first(&h));
-        ck_assert_msg(task__heap_first(&h) == model_first(), "seed %llu, step %llu", (unsigned long long)seed,
-                      (unsigned long long)i);
+        ck_assert_msg(task__heap_first(&h) == model_first(), "seed %llu, step %llu",
+                      (unsigned long long)seed, (unsigned long long)i);
     }
     task__heap_deinit(&h);
 }
