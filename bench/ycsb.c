@@ -11,9 +11,11 @@
 #include "base/error.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -295,6 +297,7 @@ run_child(const struct ycsb_config *config, const struct bench_machine *machine,
         return false;
     }
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a killed benchmark leaves nobody working */
         bool good =
             ycsb_run_engine(config, machine, config->engine[engine], round, own, report_row);
         fflush(NULL);
