@@ -8,6 +8,7 @@
 #include "base/assert.h"
 #include "base/error.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #ifndef BENCH_NO_ASHLAR
@@ -79,14 +80,15 @@ const char *
 engine_names(void)
 {
     static char names[128];
+    size_t used = 0;
 
     names[0] = '\0';
     for (size_t i = 0; i < ASH_ARRAY_SIZE(entries); i++) {
         if (entries[i].engine == NULL)
             continue;
-        if (names[0] != '\0')
-            strcat(names, ",");
-        strcat(names, entries[i].name);
+        used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", used != 0 ? "," : "",
+                                 entries[i].name);
+        ash_assert(used < sizeof(names));
     }
     return names;
 }

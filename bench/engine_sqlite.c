@@ -134,7 +134,7 @@ static ash_rc
 lite_open(const struct bench_setup *setup, void **db_out)
 {
     struct lite_db *db = mem_zalloc(MEM_TOOL, sizeof(*db));
-    sqlite3 *connection;
+    sqlite3 *connection = NULL;
     ash_rc rc;
 
     if (db == NULL)

@@ -29,7 +29,7 @@ struct tiger_db {
 struct tiger_session {
     WT_SESSION *session;
     WT_CURSOR
-        *cursor; /* kept open: the manual's advice; reset after each use, so it pins nothing */
+    *cursor; /* kept open: the manual's advice; reset after each use, so it pins nothing */
 };
 
 static const char *

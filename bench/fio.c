@@ -98,7 +98,7 @@ shell_quote(const char *text, char *out, size_t size)
 static ash_rc
 measure_all(const char *quoted, struct bench_device_limits *l)
 {
-    struct fio_result r;
+    struct fio_result r = { 0 };
     ash_rc rc = fio_run(quoted, "write", "--rw=write --bs=1m --iodepth=8", true, &r);
 
     if (rc != ASH_OK)

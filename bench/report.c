@@ -301,15 +301,16 @@ print_columns(void)
 }
 
 void
-report_head(const struct ycsb_config *config, const struct bench_machine *m,
+report_head(const struct ycsb_config *config, const struct bench_machine *machine,
             const struct bench_device_limits *limits)
 {
     char memory[32], cache[32];
 
-    option_format_size(m->memory_bytes, memory);
+    option_format_size(machine->memory_bytes, memory);
     option_format_size(config->cache, cache);
-    printf("machine %s, %u cores, %s; %s; %s on %s\n", m->cpu, m->cores, memory, m->kernel,
-           m->filesystem, m->device[0] != '\0' ? m->device : "an unknown device");
+    printf("machine %s, %u cores, %s; %s; %s on %s\n", machine->cpu, machine->cores, memory,
+           machine->kernel, machine->filesystem,
+           machine->device[0] != '\0' ? machine->device : "an unknown device");
     if (limits->measured)
         print_limits(limits);
     printf("ycsb    %" PRIu64 " records, keys of %" PRIu64 " and values of %" PRIu64

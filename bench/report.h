@@ -28,7 +28,7 @@ void report_machine(struct json *j, const struct bench_machine *machine,
 
 void report_head(const struct ycsb_config *config, const struct bench_machine *machine,
                  const struct bench_device_limits *limits);
-void report_row(const char *engine, const char *workload, const struct ycsb_result *result);
+void report_row(const char *engine, const char *workload, const struct ycsb_result *r);
 
 /* All results: results[(round * engines + engine) * workloads + workload]. */
 size_t

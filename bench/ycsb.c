@@ -133,7 +133,7 @@ static ash_rc
 parse_words(struct raw *raw)
 {
     struct ycsb_config *config = &raw->config;
-    unsigned word;
+    unsigned word = 0;
     ash_rc rc = parse_word("durability", "sync|async|none", raw->durability, &word);
 
     if (rc != ASH_OK)
