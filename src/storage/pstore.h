@@ -143,6 +143,10 @@ struct pstore_stats {
     uint64_t zones, zones_free, pages, page_writes, write_ios, write_bytes, reads, read_bytes, map_writes;
 };
 void pstore_stats(struct pstore *ps, struct pstore_stats *out);
+/* Calls fn for each zone: where it lies, bytes in use (or waiting for reuse), its size, and whether
+ * writing goes on there. */
+typedef void (*pstore_zone_fn)(void *arg, uint64_t zone, uint64_t offset, uint32_t live_bytes, uint32_t size, bool open);
+void pstore_zones(struct pstore *ps, pstore_zone_fn fn, void *arg);
 /* Verifies superblocks, map pages and every mapped page's bytes; calls found() for each problem and goes on. */
 typedef void (*pstore_found_fn)(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message);
 ASH_MUST_CHECK ash_rc pstore_verify(struct pstore *ps, pstore_found_fn found, void *arg);

@@ -475,3 +475,17 @@ pstore_stats(struct pstore *ps, struct pstore_stats *out)
     };
     task_mutex_unlock(&ps->space_lock);
 }
+
+void
+pstore_zones(struct pstore *ps, pstore_zone_fn fn, void *arg)
+{
+    task_mutex_lock(&ps->space_lock);
+    for (uint64_t zone = 0; ps->tracking && zone < ps->zones; zone++) {
+        uint64_t first = zone * ps->zone_units;
+        bool open = false;
+        for (int i = 0; i < CURSOR_COUNT; i++)
+            open |= ps->cursor[i].open && ps->cursor[i].end > first && ps->cursor[i].end <= first + ps->zone_units;
+        fn(arg, zone, first * UNIT_BYTES, ps->zone_used[zone] * UNIT_BYTES, ps->zone_units * UNIT_BYTES, open);
+    }
+    task_mutex_unlock(&ps->space_lock);
+}
