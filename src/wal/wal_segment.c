@@ -621,6 +621,11 @@ wal_open(const struct wal_options *options, const struct wal_position *at, struc
     take_live(wal, live);
     struct wal_segment *newest = newest_locked(wal);
     rc = newest == NULL || newest->number < at->segment ? allocate(wal) : ash_raise(ASH_INVALID, "log segment %" PRIu64 " is not a fresh one", at->segment);
+    if (rc == ASH_OK && options->read_only) {
+        atomic_store(&wal->failed, ASH_READ_ONLY); /* what an append will be told */
+        *out = wal;
+        return ASH_OK;
+    }
     if (rc == ASH_OK)
         rc = wal__segments_adopt(wal, at->segment);
     if (rc == ASH_OK)
@@ -644,7 +649,7 @@ wal_close(struct wal *wal)
 {
     if (wal == NULL)
         return ASH_OK;
-    ash_rc rc = wal__check(wal);
+    ash_rc rc = wal->options.read_only ? ASH_OK : wal__check(wal);
     if (rc == ASH_OK)
         rc = wal_flush_to(wal, atomic_load(&wal->reserved));
     struct err_detail why;
@@ -654,4 +659,42 @@ wal_close(struct wal *wal)
     if (rc != ASH_OK)
         err_restore(&why);
     return rc;
+}
+
+struct remove_files {
+    unsigned count;
+    char names[32][WAL_NAME_MAX]; /* a round; more files: another round */
+};
+
+static bool
+find_log_file(void *arg, const char *name)
+{
+    struct remove_files *f = arg;
+    uint64_t number;
+    uint32_t spare;
+
+    if (wal__segment_parse(name, &number) || spare_parse(name, &spare))
+        snprintf(f->names[f->count++], WAL_NAME_MAX, "%s", name);
+    return f->count < ASH_ARRAY_SIZE(f->names);
+}
+
+ash_rc
+wal_remove_all(struct io *io, struct io_dir *dir)
+{
+    struct remove_files *f = mem_zalloc(MEM_WAL, sizeof(*f));
+    bool any = false;
+    ash_rc rc = ASH_OK;
+
+    (void)io;
+    if (f == NULL)
+        return ASH_NO_MEMORY;
+    do {
+        f->count = 0;
+        rc = io_dir_list(dir, find_log_file, f);
+        for (unsigned i = 0; i < f->count && rc == ASH_OK; i++)
+            rc = io_dir_unlink(dir, f->names[i]);
+        any |= f->count != 0;
+    } while (rc == ASH_OK && f->count != 0);
+    mem_free(MEM_WAL, f);
+    return rc == ASH_OK && any ? io_dir_sync(dir) : rc;
 }
