@@ -44,7 +44,9 @@ struct task_sim_options {
     size_t stack_bytes; /* per fiber; 0: default */
     uint64_t step_max;  /* scheduler steps before task_sim_run() gives up (a hang is a finding); 0: no limit */
 };
-/* A simulation: everything runs on the calling thread, in an order drawn from the seed. */
+/* A simulation: everything runs on the calling thread, in an order drawn from the seed.  A failed
+ * assertion will print that seed; a harness that replays by another calls assert_note_seed() after
+ * this. */
 ASH_MUST_CHECK ash_rc task_sim_create(const struct task_sim_options *options, struct task_runtime **out);
 /* Runs fn as a simulated task and schedules until it has returned and its spawned tasks have ended
  * or the runtime was halted.  ASH_OK, ASH_CANCELLED when halted, ASH_INTERNAL when the step budget

@@ -28,8 +28,8 @@
 #include <string.h>
 
 /* Not 0: differences to "some time ago" must not underflow. */
-#define SIM_START_NS   UINT64_C(1000000000)
-#define HANG_NAMES_MAX 8u /* tasks named in the message of a hang */
+#define SIM_START_NS    UINT64_C(1000000000)
+#define HANG_NAMES_MAX  8u                   /* tasks named in the message of a hang */
 #define PRIORITY_MIDDLE UINT32_C(0x80000000) /* drawn ones are above, demoted ones below */
 
 /* How this simulation treats its tasks; drawn from the seed once. */
@@ -37,7 +37,8 @@ struct manner {
     uint32_t point_den;    /* task_point() switches once in so many */
     uint32_t spurious_den; /* a park returns without a permit once in so many; 0: never */
     uint32_t step_ns;      /* a step takes 1 .. so many */
-    uint32_t demote_den;   /* priorities: a step demotes its task once in so many; 0: uniform choice */
+    uint32_t
+        demote_den; /* priorities: a step demotes its task once in so many; 0: uniform choice */
 };
 
 struct event {
@@ -114,6 +115,7 @@ task_sim_create(const struct task_sim_options *options, struct task_runtime **ou
     random_init(&s->random, options->seed);
     random_init(&s->entropy, random_u64(&s->random));
     manner_draw(&s->manner, &s->random);
+    assert_note_seed(options->seed);
     s->stack_bytes = options->stack_bytes;
     s->step_max = options->step_max;
     s->now_ns = SIM_START_NS;

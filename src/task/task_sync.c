@@ -151,8 +151,8 @@ mutex_unlock_slow(struct task_mutex *m)
     struct node *n = list_entry(m->waiters.next, struct node, link);
     list_remove(&n->link);
     uint32_t left = list_empty(&m->waiters) ? 0 : MUTEX_WAITERS;
-    n->owner = n->hand_off || PLANTED(18);
-    if (n->owner)
+    n->owner = n->hand_off;
+    if (n->owner && !PLANTED(18))
         left |= MUTEX_LOCKED;
     atomic_store_explicit(&m->state, left, memory_order_release); /* W3 */
     if (PLANTED(10))

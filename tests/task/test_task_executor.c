@@ -473,6 +473,27 @@ START_TEST(executors_leave_nothing)
 }
 END_TEST
 
+START_TEST(a_failed_allocation_is_reported_and_leaves_nothing)
+{
+    for (uint64_t n = 1;; n++) {
+        task_cache_release(); /* so that stacks are mapped again */
+        uint64_t used = mem_used(MEM_TASK);
+        struct task_executor *ex = NULL;
+        mem_fail_at(n, false);
+        ash_rc rc = task_executor_create(rt, "test", 3, 8, 0, &ex);
+        mem_fail_at(0, false);
+        if (rc == ASH_OK) {
+            task_executor_destroy(ex);
+            ck_assert_uint_gt(n, 3);
+            break;
+        }
+        ck_assert_int_eq(rc, ASH_NO_MEMORY);
+        task_cache_release();
+        ck_assert_uint_le(mem_used(MEM_TASK), used + 4096); /* the pool of structs */
+    }
+}
+END_TEST
+
 static volatile char sink;
 
 static void __attribute__((noinline)) overflow(unsigned depth)
@@ -505,18 +526,19 @@ suite(void)
     Suite *s = suite_create("task_executor");
     TCase *t = tcase_create("requests");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 60);
+    tcase_set_timeout(t, 30);
     tcase_add_test(t, every_request_of_many_threads_runs_once);
     tcase_add_test(t, a_full_queue_says_so);
     tcase_add_test(t, hundreds_of_fibers_park_and_wake_together);
     tcase_add_test(t, bad_arguments_are_refused);
     tcase_add_test(t, executors_leave_nothing);
+    tcase_add_test(t, a_failed_allocation_is_reported_and_leaves_nothing);
     if (test_forks())
         tcase_add_test_raise_signal(t, a_stack_overflow_hits_the_guard_page, SIGSEGV);
     suite_add_tcase(s, t);
     t = tcase_create("wakes");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 60);
+    tcase_set_timeout(t, 30);
     tcase_add_test(t, ping_pong_between_fibers_of_one_thread);
     tcase_add_test(t, ping_pong_between_executors);
     tcase_add_test(t, ping_pong_between_a_thread_and_a_fiber);
@@ -525,7 +547,7 @@ suite(void)
     suite_add_tcase(s, t);
     t = tcase_create("loop");
     tcase_add_checked_fixture(t, setup, teardown);
-    tcase_set_timeout(t, 60);
+    tcase_set_timeout(t, 30);
     tcase_add_test(t, fibers_meet_their_deadlines);
     tcase_add_test(t, busy_fibers_do_not_starve_timers_and_requests);
     tcase_add_test(t, pollers_get_their_turn);

@@ -567,6 +567,45 @@ START_TEST(a_power_cut_at_any_step_leaves_nothing)
 }
 END_TEST
 
+/* ---- Memory runs out ---- */
+
+static void
+spawn_some(void *arg)
+{
+    struct world *w = arg;
+    int n = 0;
+    for (; n < WORKERS; n++)
+        if (task_spawn(w->rt, "worker", order_worker, w, &w->worker[n]) != ASH_OK)
+            break;
+    w->tokens = (uint64_t)n;
+    for (int i = 0; i < n; i++)
+        task_join(w->worker[i]);
+}
+
+START_TEST(a_failed_allocation_is_reported_and_leaves_nothing)
+{
+    uint64_t failed = 0, n = 0;
+    do {
+        struct world w = { 0 };
+        struct task_sim_options o = { .seed = ++n, .stack_bytes = 64 << 10 };
+        task_cache_release();
+        uint64_t used = mem_used(MEM_TASK);
+        mem_fail_at(n, true);
+        ash_rc rc = task_sim_create(&o, &w.rt);
+        if (rc == ASH_OK) {
+            rc = task_sim_run(w.rt, spawn_some, &w);
+            task_runtime_destroy(w.rt);
+        }
+        failed = rc != ASH_OK || w.tokens < WORKERS;
+        ck_assert(rc == ASH_OK || rc == ASH_NO_MEMORY);
+        mem_fail_at(0, false);
+        task_cache_release();
+        ck_assert_uint_le(mem_used(MEM_TASK), used + 8 * 2048); /* the pool of structs */
+    } while (failed);
+    ck_assert_uint_gt(n, 6);
+}
+END_TEST
+
 /* ---- Executors in simulation ---- */
 
 struct requests {
@@ -734,6 +773,7 @@ suite(void)
     t = tcase_create("power cut");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_power_cut_at_any_step_leaves_nothing);
+    tcase_add_test(t, a_failed_allocation_is_reported_and_leaves_nothing);
     if (test_forks())
         tcase_add_test_raise_signal(t, a_stack_overflow_hits_the_guard_page, SIGSEGV);
     suite_add_tcase(s, t);
