@@ -499,9 +499,25 @@ START_TEST(a_forked_child_is_refused)
 }
 END_TEST
 
+/* Skips what cannot be tested here, visibly. */
+static void
+skip_without_io_uring(void)
+{
+    struct io_options o = { .backend = IO_BACKEND_URING };
+    struct io *io;
+    ck_ok(io_create(&o, &io));
+    bool have = io_backend(io) == IO_BACKEND_URING;
+    io_destroy(io);
+    if (!have) {
+        printf("io_uring is not available: skipped\n");
+        exit(77);
+    }
+}
+
 static Suite *
 suite(void)
 {
+    skip_without_io_uring();
     Suite *s = suite_create("io_uring");
     TCase *t = tcase_create("rings");
 
