@@ -87,7 +87,9 @@ void btree__edit_free(struct btree_edit *e);
 
 /* Where to split a leaf or inner node. slot: left keeps [0, slot) (inner: the separator at `slot` moves up); separator to out[]. */
 struct btree_split { uint32_t slot; uint32_t key_size; uint8_t key[BTREE_KEY_LIMIT]; };
-/* Leaf: `key` of `entry_size` bytes is about to go to `pos`.  append: keep the left page full.  Needs count >= 1. */
+#define BTREE_SPLIT_NO_ROW UINT32_MAX
+/* Leaf: `key` of `entry_size` bytes is about to go to `pos` (NO_ROW: nothing new, count >= 2).  append: keep the left page full.  Needs
+ * count >= 1. */
 void btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key, uint32_t entry_size, bool append,
                        struct btree_split *out);
 void btree__split_inner(const uint8_t *page, uint32_t size, struct btree_split *out); /* count >= 1 */
@@ -112,6 +114,7 @@ uint64_t btree__find_child(const uint8_t *page, uint32_t size, const uint8_t *ke
 uint64_t btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot); /* slot clamped to count */
 /* An entry with every piece inside the page; pieces may be garbage. */
 void btree__opt_entry(const uint8_t *page, uint32_t size, uint32_t slot, struct btree_entry *out);
+unsigned btree__opt_level(const uint8_t *page);
 /* Copies bytes that may change meanwhile. */
 void btree__opt_copy(uint8_t *to, const uint8_t *from, uint32_t size);
 struct ash_slice btree__opt_lower(const uint8_t *page, uint32_t size);

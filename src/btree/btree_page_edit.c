@@ -235,7 +235,14 @@ btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_s
     uint32_t count = btree__cnode(page)->count;
     struct virtual_rows v = { page, pos, entry_size, key };
     uint32_t boundary;
-    ash_assert(count >= 1 && pos <= count);
+    ash_assert(count >= 1);
+    if (pos == BTREE_SPLIT_NO_ROW) { /* a row of the page grows: halve what is there */
+        ash_assert(count >= 2);
+        out->slot = best_boundary(&v, count, middle_boundary(&v, count));
+        out->key_size = boundary_separator(&v, out->slot, out->key);
+        return;
+    }
+    ash_assert(pos <= count);
     if (append && pos == count) {
         boundary = count; /* the new row alone goes right: ascending keys leave full pages behind */
     } else {
@@ -245,7 +252,7 @@ btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_s
             boundary = middle;
         if (!boundary_fits(&v, size, count + 1, boundary, boundary_separator(&v, boundary, NULL)) && count >= 2) {
             /* Long fences, large rows: split what is there; the page that takes the row is then split again. */
-            v.pos = UINT32_MAX;
+            v.pos = BTREE_SPLIT_NO_ROW;
             boundary = middle_boundary(&v, count);
             out->slot = boundary;
             out->key_size = boundary_separator(&v, boundary, out->key);

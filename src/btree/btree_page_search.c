@@ -151,6 +151,12 @@ btree__lower_bound(const uint8_t *page, uint32_t size, const uint8_t *key, uint3
     return search_equal_heads(page, size, lo, count, head, tail, tail_size, exact_out);
 }
 
+ASH_NO_TSAN unsigned
+btree__opt_level(const uint8_t *page)
+{
+    return ONCE(btree__cnode(page)->level);
+}
+
 ASH_NO_TSAN uint64_t
 btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot)
 {

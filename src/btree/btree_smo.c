@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * btree_smo.c - structure changes: split, grow of the root, merge, shrink of the root.  All redo-only (btree.h I5).
+ *
+ * Shape of each: make sure of frames without latches; descend optimistically; turn the guards of parent and page into exclusive latches
+ * (which fails when either changed, and never waits: so there is no deadlock); plan; one mini-transaction; let go.  A full parent is split
+ * first, from a new descent: nobody holds a latch while going up.
+ *
+ * Pages above 64 KiB: a change carries at most BTREE_MOVE_MAX bytes of rows, so a split moves the last rows only, and then shifts the border
+ * between the two pages in steps. After each step the tree is a correct tree: nothing is lost, leaked or undone when the lights go out between.
+ */
+#include "btree/btree_int.h"
+
+#define HEAD ((uint32_t)sizeof(struct btree_node))
+#define SLOT ((uint32_t)sizeof(struct btree_slot))
+
+static const struct btree_fence keep_fence = { BTREE_FENCE_KEEP, { NULL, 0 } };
+
+static struct btree_fence
+upper_of(const uint8_t *page)
+{
+    if ((btree__cnode(page)->flags & BTREE_NODE_UPPER_INFINITE) != 0)
+        return (struct btree_fence){ BTREE_FENCE_INFINITE, { NULL, 0 } };
+    return (struct btree_fence){ BTREE_FENCE_GIVEN, btree__upper(page) };
+}
+
+/* Latches parent and page of a path; false: start over. */
+static bool
+latch_path(const struct btree *bt, struct btree_path *path)
+{
+    if (!buf_opt_to_x(bt->env->pool, &path->parent))
+        return false;
+    if (buf_opt_to_x(bt->env->pool, &path->node))
+        return true;
+    buf_unlatch_x(bt->env->pool, &path->parent);
+    return false;
+}
+
+static void
+unlatch_path(const struct btree *bt, struct btree_path *path)
+{
+    buf_unlatch_x(bt->env->pool, &path->node);
+    buf_unlatch_x(bt->env->pool, &path->parent);
+}
+
+static uint32_t
+child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right, struct ash_slice key, uint8_t *out)
+{
+    uint32_t prefix = key.size > 0 ? btree__cnode(parent->data)->prefix_size : 0;
+    struct btree_op_child op = { .left = left, .right = right, .slot = slot, .key_size = (uint16_t)(key.size - prefix) };
+    memcpy(out, &op, sizeof(op));
+    if (op.key_size > 0)
+        memcpy(out + sizeof(op), (const uint8_t *)key.data + prefix, op.key_size);
+    return (uint32_t)sizeof(op) + op.key_size;
+}
+#define CHILD_PAYLOAD_MAX (sizeof(struct btree_op_child) + BTREE_KEY_LIMIT)
+
+static bool
+parent_has_room(const struct buf_page *parent, uint32_t separator_size)
+{
+    uint32_t tail = separator_size - btree__cnode(parent->data)->prefix_size;
+    return tail + BTREE_CHILD_SIZE + SLOT <= btree__free_total(parent->data, parent->size);
+}
+
+/* ---- Splitting a page in two ---- */
+
+/* left keeps [0, split->slot); what is above goes to the new page `right`.  Inner: the key at the slot moves up, its child becomes the
+ * left page's right-most. */
+static ash_rc
+split_edits(const struct buf_page *left, const struct btree_split *split, struct btree_edit *left_edit, struct btree_edit *right_edit)
+{
+    const struct btree_node *n = btree__cnode(left->data);
+    struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(split->key, split->key_size) }, upper = upper_of(left->data);
+    bool inner = n->level > 0;
+    uint32_t moved_from = inner ? split->slot + 1 : split->slot;
+    uint64_t left_right = inner ? btree__child(left->data, split->slot) : 0;
+    uint32_t bytes = btree__rows_bytes(left->data, moved_from, n->count, 0);
+    ash_rc rc = btree__edit_begin(right_edit, NULL, &middle, &upper, n->level, n->right, bytes);
+    if (rc == ASH_OK)
+        rc = btree__edit_rows(right_edit, left->data, moved_from, n->count);
+    if (rc == ASH_OK)
+        rc = btree__edit_begin(left_edit, left->data, &keep_fence, &middle, n->level, left_right, 0);
+    if (rc != ASH_OK)
+        return rc;
+    left_edit->op.keep_to = split->slot;
+    btree__edit_end(right_edit);
+    btree__edit_end(left_edit);
+    return ASH_OK;
+}
+
+/* Parent and page are latched, the parent has room.  The new page comes back latched. */
+static ash_rc
+split_page(const struct btree *bt, struct btree_path *path, const struct btree_split *split, struct buf_page *right_out)
+{
+    struct buf_pool *pool = bt->env->pool;
+    struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
+    const struct page_head *head = (const void *)path->node.data;
+    struct btree_mtr bm;
+    uint8_t payload[CHILD_PAYLOAD_MAX];
+    ash_rc rc = split_edits(&path->node, split, &left_edit, &right_edit);
+    if (rc != ASH_OK)
+        goto out;
+    rc = buf_new(pool, (enum page_type)head->type, head->page_class, bt->tree, right_out);
+    if (rc != ASH_OK)
+        goto out;
+    rc = btree__mtr_begin(&bm, bt->env, path->node.size, 4, left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
+    if (rc != ASH_OK) {
+        buf_new_cancel(pool, right_out);
+        goto out;
+    }
+    btree__mtr_init(&bm, right_out);
+    btree__mtr_edit(&bm, right_out, &right_edit);
+    if (!PLANTED(87))
+        btree__mtr_edit(&bm, &path->node, &left_edit);
+    uint64_t left_word = btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
+    uint64_t right_word = btree__child_word(right_out->page, btree__node_rows(right_out->data, right_out->size));
+    uint32_t size = child_payload(&path->parent, path->slot, left_word, right_word, ash_slice(split->key, split->key_size), payload);
+    btree__mtr_change(&bm, &path->parent, BTREE_OP_INNER_SPLIT, payload, size);
+    rc = btree__mtr_commit(&bm);
+    if (rc != ASH_OK)
+        buf_unlatch_x(pool, right_out);
+out:
+    btree__edit_free(&left_edit);
+    btree__edit_free(&right_edit);
+    return rc;
+}
+
+/* ---- Inner pages ---- */
+
+/* The root's content moves to a new page below it. */
+static ash_rc
+grow_root(const struct btree *bt, struct buf_page *root)
+{
+    struct buf_pool *pool = bt->env->pool;
+    const struct btree_node *n = btree__cnode(root->data);
+    struct btree_edit root_edit = { .data = NULL }, child_edit = { .data = NULL };
+    struct btree_fence none = { BTREE_FENCE_INFINITE, { NULL, 0 } };
+    struct buf_page child;
+    struct btree_mtr bm;
+    if (n->level >= BTREE_LEVEL_MAX)
+        return ash_raise(ASH_CORRUPT, "tree %u has grown to %u levels, which no tree can need; run a verification", bt->tree, n->level);
+    ash_rc rc = buf_new(pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, bt->tree, &child);
+    if (rc != ASH_OK)
+        return rc;
+    rc = btree__edit_begin(&child_edit, NULL, &none, &none, n->level, n->right, root->size);
+    if (rc == ASH_OK)
+        rc = btree__edit_rows(&child_edit, root->data, 0, n->count);
+    if (rc == ASH_OK)
+        rc = btree__edit_begin(&root_edit, root->data, &keep_fence, &keep_fence, (uint8_t)(n->level + 1),
+                               btree__child_word(child.page, btree__node_rows(root->data, root->size)), 0);
+    if (rc == ASH_OK)
+        rc = btree__mtr_begin(&bm, bt->env, root->size, 3, child_edit.size + root_edit.size + 16);
+    if (rc != ASH_OK) {
+        buf_new_cancel(pool, &child);
+        goto out;
+    }
+    btree__edit_end(&child_edit);
+    btree__edit_end(&root_edit);
+    btree__mtr_init(&bm, &child);
+    btree__mtr_edit(&bm, &child, &child_edit);
+    btree__mtr_edit(&bm, root, &root_edit);
+    rc = btree__mtr_commit(&bm);
+    buf_unlatch_x(pool, &child);
+    counter_add(&bt->env->counters->root_grows, 1);
+out:
+    btree__edit_free(&child_edit);
+    btree__edit_free(&root_edit);
+    return rc;
+}
+
+enum split_result { SPLIT_DONE, SPLIT_AGAIN, SPLIT_PARENT };
+
+/* One try at the inner page of `level` on the way to `key`. */
+static ash_rc
+split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, enum split_result *result)
+{
+    struct buf_pool *pool = bt->env->pool;
+    struct btree_path path;
+    *result = SPLIT_DONE;
+    ash_rc rc = buf_reserve(pool, BTREE_INNER_CLASS, 1);
+    if (rc == ASH_OK)
+        rc = btree__descend(bt, key, level, &path);
+    if (rc == ASH_NOT_FOUND)
+        return ASH_OK; /* the tree has become lower meanwhile */
+    if (rc != ASH_OK)
+        return rc;
+    if (!path.has_parent) {
+        *result = SPLIT_AGAIN;
+        if (!buf_opt_to_x(pool, &path.node))
+            return ASH_OK;
+        rc = grow_root(bt, &path.node);
+        buf_unlatch_x(pool, &path.node);
+        return rc;
+    }
+    if (!latch_path(bt, &path)) {
+        *result = SPLIT_AGAIN;
+        return ASH_OK;
+    }
+    if (btree__cnode(path.node.data)->count > 0) {
+        struct btree_split split;
+        btree__split_inner(path.node.data, path.node.size, &split);
+        if (parent_has_room(&path.parent, split.key_size)) {
+            struct buf_page right;
+            rc = split_page(bt, &path, &split, &right);
+            if (rc == ASH_OK)
+                buf_unlatch_x(pool, &right);
+            counter_add(&bt->env->counters->inner_splits, 1);
+        } else {
+            *result = SPLIT_PARENT;
+        }
+    }
+    unlatch_path(bt, &path);
+    return rc;
+}
+
+static ash_rc
+split_inner(const struct btree *bt, struct ash_slice key, unsigned level)
+{
+    unsigned at = level, tries = 0;
+    for (;;) {
+        enum split_result result;
+        ash_rc rc = split_inner_once(bt, key, at, &result);
+        if (rc != ASH_OK)
+            return rc;
+        if (result == SPLIT_DONE && at == level)
+            return ASH_OK;
+        if (result == SPLIT_AGAIN) {
+            rc = btree__restart(bt, &tries);
+            if (rc != ASH_OK)
+                return rc;
+        } else {
+            at = result == SPLIT_PARENT ? at + 1 : level;
+        }
+    }
+}
+
+/* ---- Leaves ---- */
+
+/* Moves the last rows of `left` to the front of its right neighbour until both are about equal: large pages only. */
+static ash_rc
+shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left, struct buf_page *right, bool *more_out)
+{
+    uint32_t count = btree__cnode(left->data)->count, from = count, bytes = 0;
+    uint32_t left_bytes = btree__rows_bytes(left->data, 0, count, 0);
+    uint32_t right_bytes = btree__rows_bytes(right->data, 0, btree__cnode(right->data)->count, 0);
+    *more_out = false;
+    while (from > 1 && bytes + btree__entry_size(left->data, from - 1) + SLOT + BTREE_KEY_LIMIT <= BTREE_MOVE_MAX &&
+           left_bytes - bytes > right_bytes + bytes) {
+        from--;
+        bytes += btree__entry_size(left->data, from) + SLOT + btree__cnode(left->data)->prefix_size;
+    }
+    if (from == count)
+        return ASH_OK;
+    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT], payload[CHILD_PAYLOAD_MAX];
+    struct ash_slice x = ash_slice(a, btree__key(left->data, from - 1, a)), y = ash_slice(b, btree__key(left->data, from, b));
+    struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(separator, btree__separator(x, y, separator)) };
+    if (!parent_has_room(parent, (uint32_t)middle.key.size)) /* the old one's bytes come on top */
+        return ASH_OK;
+    struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
+    struct btree_mtr bm;
+    ash_rc rc = btree__edit_begin(&right_edit, right->data, &middle, &keep_fence, 0, 0, bytes + 4096);
+    if (rc == ASH_OK)
+        rc = btree__edit_rows(&right_edit, left->data, from, count);
+    if (rc == ASH_OK)
+        rc = btree__edit_begin(&left_edit, left->data, &keep_fence, &middle, 0, 0, 0);
+    if (rc == ASH_OK)
+        rc = btree__mtr_begin(&bm, bt->env, left->size, 3, left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
+    if (rc == ASH_OK) {
+        right_edit.op.add_front = 1;
+        right_edit.op.keep_to = btree__cnode(right->data)->count;
+        left_edit.op.keep_to = from;
+        btree__edit_end(&right_edit);
+        btree__edit_end(&left_edit);
+        btree__mtr_edit(&bm, right, &right_edit);
+        btree__mtr_edit(&bm, left, &left_edit);
+        uint32_t size = child_payload(parent, slot, btree__child_word(left->page, btree__node_rows(left->data, left->size)),
+                                      btree__child_word(right->page, btree__node_rows(right->data, right->size)), middle.key, payload);
+        btree__mtr_change(&bm, parent, BTREE_OP_INNER_MOVE, payload, size);
+        rc = btree__mtr_commit(&bm);
+        *more_out = rc == ASH_OK;
+        counter_add(&bt->env->counters->moves, 1);
+    }
+    btree__edit_free(&left_edit);
+    btree__edit_free(&right_edit);
+    return rc;
+}
+
+/* Moves the split point up until what moves fits one change. */
+static void
+limit_move(const uint8_t *page, struct btree_split *split)
+{
+    uint32_t count = btree__cnode(page)->count, from = count, bytes = 0;
+    while (from > split->slot) {
+        uint32_t row = btree__entry_size(page, from - 1) + SLOT + btree__cnode(page)->prefix_size;
+        if (bytes + row > BTREE_MOVE_MAX)
+            break;
+        bytes += row;
+        from--;
+    }
+    if (from == split->slot)
+        return;
+    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT];
+    split->slot = from;
+    split->key_size = btree__separator(ash_slice(a, btree__key(page, from - 1, a)), ash_slice(b, btree__key(page, from, b)), split->key);
+}
+
+/* The path is latched. */
+static ash_rc
+split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint32_t need, bool *parent_full)
+{
+    struct buf_page *leaf = &path->node, right;
+    const struct btree_node *n = btree__cnode(leaf->data);
+    struct btree_split split;
+    bool exact;
+    *parent_full = false;
+    uint32_t pos = btree__lower_bound(leaf->data, leaf->size, key.size > 0 ? key.data : "", (uint32_t)key.size, &exact);
+    uint32_t room = btree__free_total(leaf->data, leaf->size) + (exact ? btree__entry_size(leaf->data, pos) : 0);
+    if (need + (exact ? 0 : SLOT) <= room || n->count == 0 || (exact && n->count == 1))
+        return ASH_OK; /* somebody else has made room */
+    bool append = atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == leaf->page;
+    btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, key, need, append, &split);
+    if (leaf->size > BTREE_MOVE_MAX)
+        limit_move(leaf->data, &split);
+    if (!parent_has_room(&path->parent, split.key_size)) {
+        *parent_full = true;
+        return ASH_OK;
+    }
+    ash_rc rc = split_page(bt, path, &split, &right);
+    if (rc != ASH_OK)
+        return rc;
+    counter_add(&bt->env->counters->leaf_splits, 1);
+    bool more = leaf->size > BTREE_MOVE_MAX && !append;
+    while (more && rc == ASH_OK)
+        rc = shift_border(bt, &path->parent, path->slot, leaf, &right, &more);
+    if (append)
+        atomic_store_explicit(&bt->append_hint, right.page, memory_order_relaxed);
+    buf_unlatch_x(bt->env->pool, &right);
+    return rc;
+}
+
+ash_rc
+btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
+{
+    unsigned tries = 0;
+    for (;;) {
+        struct btree_path path;
+        bool parent_full = false;
+        ash_rc rc = buf_reserve(bt->env->pool, bt->leaf_class, 1);
+        if (rc == ASH_OK)
+            rc = btree__descend(bt, key, 0, &path);
+        if (rc != ASH_OK)
+            return rc;
+        if (!latch_path(bt, &path)) {
+            rc = btree__restart(bt, &tries);
+            if (rc != ASH_OK)
+                return rc;
+            continue;
+        }
+        rc = split_leaf(bt, &path, key, need, &parent_full);
+        unlatch_path(bt, &path);
+        if (rc != ASH_OK || !parent_full)
+            return rc;
+        rc = split_inner(bt, key, 1);
+        if (rc != ASH_OK)
+            return rc;
+    }
+}
+
+/* ---- Merging ---- */
+
+static uint32_t
+bytes_used(const struct buf_page *p)
+{
+    return p->size - HEAD - btree__free_total(p->data, p->size);
+}
+
+bool
+btree__underfull(const struct buf_page *p)
+{
+    return bytes_used(p) < (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
+}
+
+/* Would the rows of both fit one page, and the move one log record? */
+static bool
+merge_fits(const struct buf_page *left, const struct buf_page *right)
+{
+    const struct btree_node *l = btree__cnode(left->data), *r = btree__cnode(right->data);
+    uint32_t prefix = 0;
+    if ((l->flags & BTREE_NODE_LOWER_INFINITE) == 0 && (r->flags & BTREE_NODE_UPPER_INFINITE) == 0)
+        prefix = btree__common_prefix(btree__lower(left->data), btree__upper(right->data));
+    uint32_t moved = btree__rows_bytes(right->data, 0, r->count, prefix);
+    uint64_t total = (uint64_t)l->lower_size + r->upper_size + moved + btree__rows_bytes(left->data, 0, l->count, prefix);
+    if (l->level > 0)
+        total += (uint64_t)l->upper_size - prefix + BTREE_CHILD_SIZE + SLOT;
+    return moved <= BTREE_MOVE_MAX && total <= (left->size - HEAD) / 100 * BTREE_MERGE_FULL;
+}
+
+/* All latched; `right` is freed and released. slot: of left in the parent. */
+static ash_rc
+merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left, struct buf_page *right)
+{
+    const struct btree_node *l = btree__cnode(left->data), *r = btree__cnode(right->data);
+    struct btree_fence upper = upper_of(right->data);
+    struct btree_edit edit = { .data = NULL };
+    struct btree_mtr bm;
+    uint8_t payload[sizeof(struct btree_op_child)], word[8];
+    ash_rc rc = btree__edit_begin(&edit, left->data, &keep_fence, &upper, l->level, r->right, BTREE_INNER_SIZE);
+    if (rc == ASH_OK && l->level > 0) { /* the separator comes down */
+        put_le64(word, l->right);
+        rc = btree__edit_row(&edit, btree__upper(left->data), 0, word, sizeof(word));
+    }
+    if (rc == ASH_OK)
+        rc = btree__edit_rows(&edit, right->data, 0, r->count);
+    if (rc == ASH_OK)
+        rc = btree__mtr_begin(&bm, bt->env, left->size, 3, edit.size + (uint32_t)sizeof(payload) + 16);
+    if (rc != ASH_OK) {
+        btree__edit_free(&edit);
+        buf_unlatch_x(bt->env->pool, right);
+        return rc;
+    }
+    edit.op.keep_to = l->count;
+    btree__edit_end(&edit);
+    btree__mtr_edit(&bm, left, &edit);
+    uint64_t left_word = btree__child_word(left->page, btree__node_rows(left->data, left->size));
+    uint32_t size = child_payload(parent, slot, left_word, 0, ash_slice(NULL, 0), payload);
+    btree__mtr_change(&bm, parent, BTREE_OP_INNER_MERGE, payload, size);
+    btree__mtr_free(&bm, right);
+    rc = btree__mtr_commit(&bm);
+    btree__edit_free(&edit);
+    counter_add(&bt->env->counters->merges, 1);
+    return rc;
+}
+
+/* The only child of the root takes its place: its content moves up.  Both latched; the child is released. */
+static ash_rc
+shrink_root(const struct btree *bt, struct buf_page *root, struct buf_page *child)
+{
+    const struct btree_node *c = btree__cnode(child->data);
+    struct btree_edit edit = { .data = NULL };
+    struct btree_mtr bm;
+    ash_rc rc = btree__edit_begin(&edit, root->data, &keep_fence, &keep_fence, c->level, c->right, root->size);
+    if (rc == ASH_OK)
+        rc = btree__edit_rows(&edit, child->data, 0, c->count);
+    if (rc == ASH_OK)
+        rc = btree__mtr_begin(&bm, bt->env, root->size, 2, edit.size + 8);
+    if (rc != ASH_OK) {
+        btree__edit_free(&edit);
+        buf_unlatch_x(bt->env->pool, child);
+        return rc;
+    }
+    btree__edit_end(&edit);
+    btree__mtr_edit(&bm, root, &edit);
+    btree__mtr_free(&bm, child);
+    rc = btree__mtr_commit(&bm);
+    btree__edit_free(&edit);
+    counter_add(&bt->env->counters->root_shrinks, 1);
+    return rc;
+}
+
+/* What a try at one level leads to. */
+struct merge_step {
+    uint64_t fault; /* load this page, then try again */
+    bool again;     /* start over */
+    bool up;        /* look at the level above */
+};
+
+/* The root at `level`: shrinks when it has one inner child. */
+static ash_rc
+merge_root(const struct btree *bt, struct buf_page *root, struct merge_step *step)
+{
+    struct buf_pool *pool = bt->env->pool;
+    ash_rc rc = ASH_OK;
+    if (!buf_opt_to_x(pool, root)) {
+        step->again = true;
+        return ASH_OK;
+    }
+    const struct btree_node *n = btree__cnode(root->data);
+    if (n->count == 0 && n->level > 1) {
+        struct buf_page child;
+        step->fault = BTREE_CHILD_PAGE(n->right);
+        rc = buf_try_latch_x(pool, step->fault, &child);
+        if (rc == ASH_OK) {
+            step->fault = PAGE_ID_NONE;
+            step->again = true; /* the new root may have one child, too */
+            rc = shrink_root(bt, root, &child);
+        } else if (rc == ASH_WOULD_BLOCK) {
+            rc = ASH_OK;
+        }
+    }
+    buf_unlatch_x(pool, root);
+    return rc;
+}
+
+/* The path is latched and stays so. */
+static ash_rc
+merge_with_neighbour(const struct btree *bt, struct btree_path *path, struct merge_step *step)
+{
+    const struct btree_node *p = btree__cnode(path->parent.data);
+    struct buf_page other;
+    if (!btree__underfull(&path->node))
+        return ASH_OK;
+    if (p->count == 0) {
+        step->up = true;
+        return ASH_OK;
+    }
+    bool to_right = path->slot < p->count; /* the neighbour's side */
+    uint32_t left_slot = to_right ? path->slot : path->slot - 1;
+    uint64_t page = BTREE_CHILD_PAGE(btree__child(path->parent.data, to_right ? path->slot + 1 : left_slot));
+    ash_rc rc = buf_try_latch_x(bt->env->pool, page, &other);
+    if (rc == ASH_WOULD_BLOCK) {
+        step->fault = page;
+        return ASH_OK;
+    }
+    if (rc != ASH_OK)
+        return rc;
+    struct buf_page *left = to_right ? &path->node : &other, *right = to_right ? &other : &path->node;
+    if (!merge_fits(left, right)) {
+        buf_unlatch_x(bt->env->pool, &other);
+        return ASH_OK;
+    }
+    rc = merge_pages(bt, &path->parent, left_slot, left, right);
+    if (to_right) {
+        step->up = btree__cnode(path->parent.data)->count == 0 || btree__underfull(&path->parent);
+        return rc;
+    }
+    /* The page itself is gone: what the caller unlatches is its neighbour. */
+    path->node = other;
+    step->up = btree__cnode(path->parent.data)->count == 0 || btree__underfull(&path->parent);
+    return rc;
+}
+
+static ash_rc
+merge_once(const struct btree *bt, struct ash_slice key, unsigned level, struct merge_step *step)
+{
+    struct btree_path path;
+    *step = (struct merge_step){ PAGE_ID_NONE, false, false };
+    ash_rc rc = btree__descend(bt, key, level, &path);
+    if (rc == ASH_NOT_FOUND)
+        return ASH_OK;
+    if (rc != ASH_OK)
+        return rc;
+    if (!path.has_parent)
+        return merge_root(bt, &path.node, step);
+    if (!latch_path(bt, &path)) {
+        step->again = true;
+        return ASH_OK;
+    }
+    rc = merge_with_neighbour(bt, &path, step);
+    unlatch_path(bt, &path);
+    return rc;
+}
+
+ash_rc
+btree__merge(struct btree *bt, struct ash_slice key, unsigned level)
+{
+    /* Merging is worth a few tries and no waiting: the next purge tries again. */
+    for (unsigned tries = 0; tries < 8 && level <= BTREE_LEVEL_MAX;) {
+        struct merge_step step;
+        ash_rc rc = merge_once(bt, key, level, &step);
+        if (rc != ASH_OK)
+            return rc;
+        if (step.fault != PAGE_ID_NONE) {
+            tries++;
+            /* The page may be freed by now; the next try finds out. */
+            ash_ignore(buf_fault(bt->env->pool, step.fault, IO_CLASS_READ));
+        } else if (step.again) {
+            rc = btree__restart(bt, &tries);
+            if (rc != ASH_OK)
+                return rc;
+        } else if (step.up) {
+            level++;
+        } else {
+            return ASH_OK;
+        }
+    }
+    return ASH_OK;
+}
