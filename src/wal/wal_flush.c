@@ -268,23 +268,31 @@ write_flight(struct wal *wal, struct wal_flight *f)
 /* What a flush does when there is no segment to write to. */
 struct room_wait { uint64_t ticket; unsigned tries; bool patient; };
 
+static void
+take_ticket(struct wal *wal, struct room_wait *r)
+{
+    wal__lock(&wal->lock);
+    r->ticket = ++wal->ticket_wanted;
+    wal__unlock(&wal->lock);
+    wal__keeper_kick(wal);
+}
+
 /* Asks the keeper for a segment.  ASH_OK: park and look again.  ASH_NO_SPACE when an attempt made after the call began has failed. */
 static ash_rc
 ask_for_segment(struct wal *wal, struct room_wait *r)
 {
     wal__lock(&wal->lock);
     bool failed = r->ticket != 0 && wal->ticket_failed >= r->ticket;
-    bool ask = r->ticket == 0 || (!failed && wal->ticket_done >= r->ticket); /* answered, but another task was faster to use it */
-    if (ask)
-        r->ticket = ++wal->ticket_wanted;
+    bool answered = r->ticket == 0 || wal->ticket_done >= r->ticket;
     wal__unlock(&wal->lock);
-    if (ask)
-        wal__keeper_kick(wal);
-    if (!failed)
+    if (!failed) {
+        if (answered)
+            take_ticket(wal, r); /* the first, or another task was faster to use what our ticket brought */
         return ASH_OK;
+    }
     if (r->patient && ++r->tries < WAL_ROOM_TRIES) {
         task_sleep_ns(WAL_ROOM_RETRY_NS);
-        r->ticket = 0;
+        take_ticket(wal, r);
         return ASH_OK;
     }
     ash_rc rc = ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir),

@@ -114,6 +114,7 @@ struct wal {
     /* Keeper only. */
     uint32_t spares[WAL_SPARES_MAX];
     unsigned spare_count;
+    bool spares_dirty;            /* renamed since the last sync of the directory */
     uint32_t spare_next;
     _Atomic uint64_t room_asked_ns;
 

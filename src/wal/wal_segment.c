@@ -15,6 +15,7 @@
  *       disk holds a segment from which a reader finds the end of the log.
  *   I6  The directory is synced after the rename or creation that makes a prepared file, before anything is written to it.  Hence a
  *       file's old content is untouched as long as its old name could come back.
+ *   I7  A file is renamed only when the directory has been synced since its last rename: so a cut never leaves it with two names.
  * Files of former lives with a number that the new life is going to use (prepared but unused, or begun and then cut off by a crash) are
  * turned into spares before the new life's first segment is made.
  * Locks: wal->lock for lists and tickets, never held over I/O.
@@ -163,10 +164,24 @@ newest_locked(struct wal *wal)
     return list_empty(&wal->live) ? NULL : list_entry(wal->live.prev, struct wal_segment, link);
 }
 
+static ash_rc
+sync_names(struct wal *wal)
+{
+    ash_rc rc = io_dir_sync(wal->options.dir);
+    if (rc == ASH_OK)
+        wal->spares_dirty = false;
+    return rc;
+}
+
 /* Opens a spare under its new name.  ASH_NOT_FOUND: there is none of the right size. */
 static ash_rc
 reuse_spare(struct wal *wal, const char *name, struct io_file **out)
 {
+    if (wal->spare_count > 0 && wal->spares_dirty) {
+        ash_rc rc = sync_names(wal); /* I7 */
+        if (rc != ASH_OK)
+            return rc;
+    }
     while (wal->spare_count > 0) {
         char spare[WAL_NAME_MAX];
         spare_name(spare, wal->spares[--wal->spare_count]);
@@ -234,7 +249,7 @@ prepare(struct wal *wal, uint64_t number)
     if (rc == ASH_NOT_FOUND)
         rc = make_file(wal, name, &s->file);
     if (rc == ASH_OK && !PLANTED(36))
-        rc = io_dir_sync(wal->options.dir); /* I6 */
+        rc = sync_names(wal); /* I6 */
     if (rc != ASH_OK) {
         struct err_detail why;
         err_save(&why);
@@ -261,8 +276,10 @@ recycle(struct wal *wal, const char *name, bool keep)
     uint32_t number = wal->spare_next++;
     spare_name(spare, number);
     ash_rc rc = io_dir_rename(wal->options.dir, name, spare);
-    if (rc == ASH_OK)
+    if (rc == ASH_OK) {
         wal->spares[wal->spare_count++] = number;
+        wal->spares_dirty = !PLANTED(42);
+    }
     return rc;
 }
 
@@ -499,8 +516,9 @@ wal__segments_adopt(struct wal *wal, uint64_t next_number)
         }
     } while (rc == ASH_OK && f->count == ASH_ARRAY_SIZE(f->names));
     mem_free(MEM_WAL, f);
+    wal->spares_dirty = wal->spare_count > 0; /* by a life that was closed without a sync */
     if (rc == ASH_OK && any)
-        rc = io_dir_sync(wal->options.dir); /* the old names are gone before they are given again */
+        rc = sync_names(wal); /* the old names are gone before they are given again */
     return rc;
 }
 
