@@ -425,8 +425,11 @@ suite(void)
     tcase_add_test(c, contents_agree_with_the_model);
     tcase_add_test(c, contents_agree_in_other_shapes);
     tcase_add_test(c, runs_are_reproducible);
-    tcase_add_loop_test(c, contents_agree_with_threads, 0, 2);
     tcase_set_timeout(c, 600);
+    suite_add_tcase(s, c);
+    c = tcase_create("threads");
+    tcase_add_loop_test(c, contents_agree_with_threads, 0, 2);
+    tcase_set_timeout(c, (double)test_scale(60, 600));
     suite_add_tcase(s, c);
     return s;
 }
