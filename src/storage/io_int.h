@@ -16,16 +16,16 @@
 #ifndef ASH_STORAGE_IO_INT_H
 #define ASH_STORAGE_IO_INT_H
 
-#include "storage/io.h"
-
 #include "base/assert.h"
 #include "base/error.h"
 #include "base/hist.h"
+#include "storage/io.h"
 
-#define IO_RETRY_MAX 32u      /* EAGAIN, EINTR and transfers without progress, per request */
-#define IO_IOV_MAX 64u        /* entries of a caller's vector */
-#define IO_AGE_NS 20000000ull /* a queued request older than this goes before its betters: no class starves */
-#define IO_BUFFERS_MAX 64u    /* registered chunks per disk manager */
+#define IO_RETRY_MAX 32u /* EAGAIN, EINTR and transfers without progress, per request */
+#define IO_IOV_MAX   64u /* entries of a caller's vector */
+#define IO_AGE_NS \
+    20000000ull /* a queued request older than this goes before its betters: no class starves */
+#define IO_BUFFERS_MAX  64u /* registered chunks per disk manager */
 #define IO_BUFFER_CHUNK (1ull << 30)
 
 struct io_backend {
@@ -35,14 +35,17 @@ struct io_backend {
     void (*stop)(struct io *io);
     void (*submit)(struct io *io, struct io_req **reqs, unsigned count); /* begun requests */
     void (*kick)(struct io *io);
-    void (*wait)(struct io *io, struct io_req **reqs, unsigned count);   /* until one of them is done */
-    bool (*run)(struct io *io, struct io_req *req); /* does it at once on the caller's thread; false: submit it */
+    void (*wait)(struct io *io, struct io_req **reqs,
+                 unsigned count); /* until one of them is done */
+    bool (*run)(struct io *io,
+                struct io_req *req); /* does it at once on the caller's thread; false: submit it */
 };
 
 struct io_fs {
     ash_rc (*dir_open)(struct io *io, const char *path, unsigned flags, struct io_dir *d);
     void (*dir_close)(struct io_dir *d);
-    ash_rc (*dir_names)(struct io_dir *d, char ***names_out, size_t *count_out); /* any order; MEM_IO */
+    ash_rc (*dir_names)(struct io_dir *d, char ***names_out,
+                        size_t *count_out); /* any order; MEM_IO */
     ash_rc (*dir_rename)(struct io_dir *d, const char *from, const char *to);
     ash_rc (*dir_unlink)(struct io_dir *d, const char *name);
     ash_rc (*dir_sync)(struct io_dir *d); /* poisons by itself */
@@ -65,22 +68,26 @@ struct io_meter {
     struct hist *latency[IO_CLASS_COUNT]; /* made at first use */
 };
 
-struct io_chunk { void *base; size_t bytes; uint64_t id; }; /* base NULL: a free place; id: never used again */
+struct io_chunk {
+    void *base;
+    size_t bytes;
+    uint64_t id;
+}; /* base NULL: a free place; id: never used again */
 
 struct io {
     const struct io_backend *backend;
     const struct io_fs *fs;
     struct io_options options;
-    uint64_t id;          /* never used again in this process, unlike the address */
+    uint64_t id; /* never used again in this process, unlike the address */
     uint32_t fork_epoch;
-    void *state;          /* the backend's */
+    void *state; /* the backend's */
 
     _Atomic uint32_t poison_state; /* 0 no, 1 being written, 2 readable */
     struct err_detail poison;      /* written once by who moves poison_state 0 -> 1 */
 
-    _Atomic uint32_t lock;         /* spin: covers what follows */
+    _Atomic uint32_t lock; /* spin: covers what follows */
     struct io_meter *meters;
-    struct io_stats retired;       /* of meters that are gone */
+    struct io_stats retired; /* of meters that are gone */
     struct hist *retired_latency[IO_CLASS_COUNT];
     struct io_chunk chunk[IO_BUFFERS_MAX];
     uint64_t chunk_ids;
@@ -94,20 +101,20 @@ struct io {
 struct io_dir {
     struct io *io;
     char *path;
-    int fd;                 /* POSIX */
+    int fd; /* POSIX */
     struct sim_dir *sim;
 };
 
 struct io_file {
     struct io *io;
-    char *name, *path;      /* path: for messages */
+    char *name, *path; /* path: for messages */
     unsigned flags;
-    uint64_t id;            /* never used again in this struct io */
+    uint64_t id; /* never used again in this struct io */
     uint32_t align;
     bool direct;
     bool block_device;
     enum io_device_class device_class;
-    int fd;                 /* POSIX */
+    int fd; /* POSIX */
     struct sim_file *sim;
 };
 
@@ -119,14 +126,15 @@ void io__submit(struct io_req **reqs, unsigned count, bool quiet);
  * True: the request is over, call io__finish(); false: submit the rest. */
 bool io__transferred(struct io_req *req, int64_t result);
 /* What is left to transfer: one vector whose entries are whole, or the rest of a single entry.  Valid until the next call. */
-uint64_t io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out, uint32_t *bytes_out);
+uint64_t io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
+                     uint32_t *bytes_out);
 /* Poisons when it must, meters, and sets done: the request may vanish at once. */
 void io__finish(struct io *io, struct io_meter *meter, struct io_req *req, uint64_t now_ns);
 /* Records a failure that did not come from a system call. */
 void io__fail(struct io_req *req, ash_rc rc, int sys_errno);
 ash_rc io__raise(const struct io_req *req);
-void io__poison_with(struct io *io, ash_rc rc, int sys_errno, const char *object, const char *format, ...)
-    __attribute__((format(printf, 5, 6)));
+void io__poison_with(struct io *io, ash_rc rc, int sys_errno, const char *object,
+                     const char *format, ...) __attribute__((format(printf, 5, 6)));
 uint32_t io__data_crc(const struct io_req *req);
 /* ASH_POISONED, or ASH_MISUSE after fork. */
 ash_rc io__may_write(const struct io *io);
@@ -136,8 +144,7 @@ void io__meter_attach(struct io *io, struct io_meter *m);
 void io__meter_detach(struct io *io, struct io_meter *m); /* its figures stay in the sums */
 void io__meter_syscall(struct io_meter *m);
 
-static inline bool
-io__background(enum io_class class)
+static inline bool io__background(enum io_class class)
 {
     return class >= IO_CLASS_PAGE_WRITER;
 }
@@ -147,7 +154,9 @@ void io__unlock(_Atomic uint32_t *lock);
 
 /* Intrusive queues by class. */
 struct io_queue {
-    struct { struct io_req *head, *tail; } class[IO_CLASS_COUNT];
+    struct {
+        struct io_req *head, *tail;
+    } class[IO_CLASS_COUNT];
     uint32_t count;
 };
 void io__queue_push(struct io_queue *q, struct io_req *req);
@@ -162,14 +171,14 @@ void io__run_sync(struct io_meter *meter, struct io_req *req);
 
 /* Test seam, zero in normal use: makes the set-up and system calls of the uring backend fail. */
 struct io_test_hooks {
-    int setup_errno;        /* io_uring_setup fails with this */
-    unsigned ladder_skip;   /* so many rungs of the flag ladder fail with EINVAL */
-    int buffers_errno;      /* registering buffers fails with this */
-    int enter_errno;        /* io_uring_enter fails with this ... */
+    int setup_errno;         /* io_uring_setup fails with this */
+    unsigned ladder_skip;    /* so many rungs of the flag ladder fail with EINVAL */
+    int buffers_errno;       /* registering buffers fails with this */
+    int enter_errno;         /* io_uring_enter fails with this ... */
     _Atomic int enter_count; /* ... so many times */
-    bool no_direct;         /* opens with O_DIRECT fail with EINVAL */
-    bool no_fallocate;      /* fallocate() fails with EOPNOTSUPP */
-    unsigned short_bytes;   /* > 0: no transfer of the POSIX backends is longer */
+    bool no_direct;          /* opens with O_DIRECT fail with EINVAL */
+    bool no_fallocate;       /* fallocate() fails with EOPNOTSUPP */
+    unsigned short_bytes;    /* > 0: no transfer of the POSIX backends is longer */
 };
 extern struct io_test_hooks io__test_hooks;
 unsigned io__uring_rung(const struct io *io); /* of the flag ladder, in use */

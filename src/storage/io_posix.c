@@ -8,6 +8,9 @@
  * is renamed, or a link planted in it, cannot send a write elsewhere.  A file is always used through O_DIRECT
  * or always through the page cache, never through both.
  */
+#include "base/bits.h"
+#include "base/log.h"
+#include "base/mem.h"
 #include "storage/io_int.h"
 
 #include <dirent.h>
@@ -24,13 +27,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "base/bits.h"
-#include "base/log.h"
-#include "base/mem.h"
-
 #define ZERO_BYTES (1u << 20) /* one write of zeros */
 #define ZERO_DEPTH 4u         /* of them in flight: enough for full bandwidth */
-#define EINTR_MAX 1000u       /* interrupted system calls in a row */
+#define EINTR_MAX  1000u      /* interrupted system calls in a row */
 
 /* ---- Directories ---- */
 
@@ -46,15 +45,18 @@ sync_parent(const char *path)
     while (size > 0 && path[size - 1] != '/')
         size--;
     if (size >= sizeof(parent))
-        return ash_raise_obj(ASH_INVALID, path, "The path of the directory is longer than %zu bytes.", sizeof(parent));
+        return ash_raise_obj(ASH_INVALID, path,
+                             "The path of the directory is longer than %zu bytes.", sizeof(parent));
     memcpy(parent, size == 0 ? "." : path, size == 0 ? 1 : size);
     parent[size == 0 ? 1 : size] = '\0';
     int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
-        return ash_raise_sys(err_from_errno(errno), errno, parent, "Opening the directory %s failed: %s.", parent, strerror(errno));
+        return ash_raise_sys(err_from_errno(errno), errno, parent,
+                             "Opening the directory %s failed: %s.", parent, strerror(errno));
     ash_rc rc = ASH_OK;
     if (fsync(fd) != 0)
-        rc = ash_raise_sys(err_from_errno(errno), errno, parent, "Syncing the directory %s failed: %s.", parent, strerror(errno));
+        rc = ash_raise_sys(err_from_errno(errno), errno, parent,
+                           "Syncing the directory %s failed: %s.", parent, strerror(errno));
     close(fd);
     return rc;
 }
@@ -69,7 +71,8 @@ posix_dir_open(struct io *io, const char *path, unsigned flags, struct io_dir *d
             if (rc != ASH_OK)
                 return rc;
         } else if (errno != EEXIST) {
-            return ash_raise_sys(err_from_errno(errno), errno, path, "Making the directory %s failed: %s.", path, strerror(errno));
+            return ash_raise_sys(err_from_errno(errno), errno, path,
+                                 "Making the directory %s failed: %s.", path, strerror(errno));
         } else if ((flags & IO_EXCLUSIVE) != 0) {
             return ash_raise_obj(ASH_EXISTS, path, "The directory %s exists already.", path);
         }
@@ -78,7 +81,8 @@ posix_dir_open(struct io *io, const char *path, unsigned flags, struct io_dir *d
     if (d->fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return ash_raise_sys(ASH_NOT_FOUND, errno, path, "There is no directory %s.", path);
     if (d->fd < 0)
-        return ash_raise_sys(err_from_errno(errno), errno, path, "Opening the directory %s failed: %s.", path, strerror(errno));
+        return ash_raise_sys(err_from_errno(errno), errno, path,
+                             "Opening the directory %s failed: %s.", path, strerror(errno));
     return ASH_OK;
 }
 
@@ -120,14 +124,15 @@ posix_dir_names(struct io_dir *d, char ***names_out, size_t *count_out)
         int err = errno;
         if (fd >= 0)
             close(fd);
-        return ash_raise_sys(err_from_errno(err), err, d->path, "Listing the directory %s failed: %s.", d->path, strerror(err));
+        return ash_raise_sys(err_from_errno(err), err, d->path,
+                             "Listing the directory %s failed: %s.", d->path, strerror(err));
     }
     for (;;) {
         errno = 0;
         struct dirent *e = readdir(dir);
         if (e == NULL && errno != 0)
-            rc = ash_raise_sys(err_from_errno(errno), errno, d->path, "Listing the directory %s failed: %s.", d->path,
-                               strerror(errno));
+            rc = ash_raise_sys(err_from_errno(errno), errno, d->path,
+                               "Listing the directory %s failed: %s.", d->path, strerror(errno));
         if (e == NULL || rc != ASH_OK)
             break;
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
@@ -154,8 +159,8 @@ posix_dir_rename(struct io_dir *d, const char *from, const char *to)
     if (renameat(d->fd, from, d->fd, to) == 0)
         return ASH_OK;
     int err = errno;
-    return ash_raise_sys(err == ENOENT ? ASH_NOT_FOUND : err_from_errno(err), err, from, "Renaming %s/%s to %s failed: %s.",
-                         d->path, from, to, strerror(err));
+    return ash_raise_sys(err == ENOENT ? ASH_NOT_FOUND : err_from_errno(err), err, from,
+                         "Renaming %s/%s to %s failed: %s.", d->path, from, to, strerror(err));
 }
 
 static ash_rc
@@ -164,8 +169,8 @@ posix_dir_unlink(struct io_dir *d, const char *name)
     if (unlinkat(d->fd, name, 0) == 0)
         return ASH_OK;
     int err = errno;
-    return ash_raise_sys(err == ENOENT ? ASH_NOT_FOUND : err_from_errno(err), err, name, "Removing %s/%s failed: %s.", d->path,
-                         name, strerror(err));
+    return ash_raise_sys(err == ENOENT ? ASH_NOT_FOUND : err_from_errno(err), err, name,
+                         "Removing %s/%s failed: %s.", d->path, name, strerror(err));
 }
 
 static ash_rc
@@ -174,8 +179,10 @@ posix_dir_sync(struct io_dir *d)
     if (fsync(d->fd) == 0)
         return ASH_OK;
     int err = errno;
-    io__poison_with(d->io, err_from_errno(err), err, d->path, "Syncing the directory %s failed: %s.", d->path, strerror(err));
-    return ash_raise_sys(err_from_errno(err), err, d->path, "Syncing the directory %s failed: %s.", d->path, strerror(err));
+    io__poison_with(d->io, err_from_errno(err), err, d->path,
+                    "Syncing the directory %s failed: %s.", d->path, strerror(err));
+    return ash_raise_sys(err_from_errno(err), err, d->path, "Syncing the directory %s failed: %s.",
+                         d->path, strerror(err));
 }
 
 /* ---- Probing ---- */
@@ -185,7 +192,8 @@ posix_dir_sync(struct io_dir *d)
 static enum io_device_class
 probe_device(const struct stat *st, bool direct)
 {
-    static const char *const formats[] = { "/sys/dev/block/%u:%u/queue/write_cache", "/sys/dev/block/%u:%u/../queue/write_cache" };
+    static const char *const formats[] = { "/sys/dev/block/%u:%u/queue/write_cache",
+                                           "/sys/dev/block/%u:%u/../queue/write_cache" };
     dev_t dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
 
     if (!direct)
@@ -201,7 +209,8 @@ probe_device(const struct stat *st, bool direct)
             continue; /* a partition: its parent has the queue */
         ssize_t n = read(fd, text, sizeof(text) - 1);
         close(fd);
-        return n > 0 && strncmp(text, "write through", 13) == 0 ? IO_DEVICE_WRITE_THROUGH : IO_DEVICE_VOLATILE;
+        return n > 0 && strncmp(text, "write through", 13) == 0 ? IO_DEVICE_WRITE_THROUGH
+                                                                : IO_DEVICE_VOLATILE;
     }
     return IO_DEVICE_VOLATILE;
 }
@@ -212,7 +221,8 @@ probe_align(int fd)
     uint32_t align = IO_ALIGN;
 #ifdef STATX_DIOALIGN
     struct statx stx;
-    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 && (stx.stx_mask & STATX_DIOALIGN) != 0) {
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
+        (stx.stx_mask & STATX_DIOALIGN) != 0) {
         if (stx.stx_dio_mem_align > align && is_pow2(stx.stx_dio_mem_align))
             align = stx.stx_dio_mem_align;
         if (stx.stx_dio_offset_align > align && is_pow2(stx.stx_dio_offset_align))
@@ -230,10 +240,12 @@ check_limit(const struct io_file *f, uint64_t bytes)
 {
     struct rlimit lim;
 
-    if (f->block_device || getrlimit(RLIMIT_FSIZE, &lim) != 0 || lim.rlim_cur == RLIM_INFINITY || bytes <= lim.rlim_cur)
+    if (f->block_device || getrlimit(RLIMIT_FSIZE, &lim) != 0 || lim.rlim_cur == RLIM_INFINITY ||
+        bytes <= lim.rlim_cur)
         return ASH_OK;
     return ash_raise_sys(ASH_NO_SPACE, EFBIG, f->path,
-                         "The file %s needs %" PRIu64 " bytes, but RLIMIT_FSIZE (ulimit -f) allows files of %" PRIu64
+                         "The file %s needs %" PRIu64
+                         " bytes, but RLIMIT_FSIZE (ulimit -f) allows files of %" PRIu64
                          " bytes only; raise that limit.",
                          f->path, bytes, (uint64_t)lim.rlim_cur);
 }
@@ -257,17 +269,22 @@ static int
 open_direct_or_not(struct io_dir *d, unsigned flags, struct io_file *f)
 {
     f->direct = f->io->options.direct && (flags & IO_BUFFERED) == 0;
-    int fd = f->direct && io__test_hooks.no_direct ? -1 : openat(d->fd, f->name, open_flags(flags, f->direct), 0600);
+    int fd = f->direct && io__test_hooks.no_direct
+                 ? -1
+                 : openat(d->fd, f->name, open_flags(flags, f->direct), 0600);
     if (f->direct && io__test_hooks.no_direct)
         errno = EINVAL;
     if (fd >= 0 || errno != EINVAL || !f->direct)
         return fd;
     f->direct = false;
     /* The refused open may have made the file: EXCL would trip over our own. */
-    fd = openat(d->fd, f->name, open_flags(flags, false) & ~((flags & IO_EXCLUSIVE) != 0 && !io__test_hooks.no_direct ? O_EXCL : 0),
+    fd = openat(d->fd, f->name,
+                open_flags(flags, false) &
+                    ~((flags & IO_EXCLUSIVE) != 0 && !io__test_hooks.no_direct ? O_EXCL : 0),
                 0600);
     if (fd >= 0 && !atomic_exchange(&f->io->warned_direct, true))
-        log_write(LOG_WARN, "The file system of %s refuses O_DIRECT; the page cache is used.", f->path);
+        log_write(LOG_WARN, "The file system of %s refuses O_DIRECT; the page cache is used.",
+                  f->path);
     return fd;
 }
 
@@ -276,11 +293,15 @@ raise_open(const struct io_file *f, int err)
 {
     switch (err) {
     case ENOENT: return ash_raise_sys(ASH_NOT_FOUND, err, f->path, "There is no file %s.", f->path);
-    case EEXIST: return ash_raise_sys(ASH_EXISTS, err, f->path, "The file %s exists already.", f->path);
+    case EEXIST:
+        return ash_raise_sys(ASH_EXISTS, err, f->path, "The file %s exists already.", f->path);
     case ELOOP:
-        return ash_raise_sys(ASH_INVALID, err, f->path, "The file %s is a symbolic link, which is refused; use the file itself.",
-                             f->path);
-    default: return ash_raise_sys(err_from_errno(err), err, f->path, "Opening %s failed: %s.", f->path, strerror(err));
+        return ash_raise_sys(
+            ASH_INVALID, err, f->path,
+            "The file %s is a symbolic link, which is refused; use the file itself.", f->path);
+    default:
+        return ash_raise_sys(err_from_errno(err), err, f->path, "Opening %s failed: %s.", f->path,
+                             strerror(err));
     }
 }
 
@@ -293,9 +314,12 @@ lock_file(const struct io_file *f)
         if (errno == EINTR && i < EINTR_MAX)
             continue;
         if (errno == EWOULDBLOCK)
-            return ash_raise_obj(ASH_BUSY, f->path, "The file %s is in use by another process or handle; close it there first.",
-                                 f->path);
-        return ash_raise_sys(ASH_IO, errno, f->path, "Locking %s failed: %s.", f->path, strerror(errno));
+            return ash_raise_obj(
+                ASH_BUSY, f->path,
+                "The file %s is in use by another process or handle; close it there first.",
+                f->path);
+        return ash_raise_sys(ASH_IO, errno, f->path, "Locking %s failed: %s.", f->path,
+                             strerror(errno));
     }
     return ASH_OK;
 }
@@ -308,7 +332,8 @@ posix_file_size(struct io_file *f, uint64_t *bytes_out)
 
     int bad = f->block_device ? ioctl(f->fd, BLKGETSIZE64, &bytes) : fstat(f->fd, &st);
     if (bad != 0)
-        return ash_raise_sys(ASH_IO, errno, f->path, "Asking for the size of %s failed: %s.", f->path, strerror(errno));
+        return ash_raise_sys(ASH_IO, errno, f->path, "Asking for the size of %s failed: %s.",
+                             f->path, strerror(errno));
     *bytes_out = f->block_device ? bytes : (uint64_t)st.st_size;
     return ASH_OK;
 }
@@ -323,11 +348,13 @@ posix_file_open(struct io_dir *d, unsigned flags, struct io_file *f)
     if (f->fd < 0)
         return raise_open(f, errno);
     if (fstat(f->fd, &st) != 0) {
-        rc = ash_raise_sys(ASH_IO, errno, f->path, "Looking at %s failed: %s.", f->path, strerror(errno));
+        rc = ash_raise_sys(ASH_IO, errno, f->path, "Looking at %s failed: %s.", f->path,
+                           strerror(errno));
         goto out_close;
     }
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
-        rc = ash_raise_obj(ASH_INVALID, f->path, "%s is neither a file nor a block device.", f->path);
+        rc = ash_raise_obj(ASH_INVALID, f->path, "%s is neither a file nor a block device.",
+                           f->path);
         goto out_close;
     }
     f->block_device = S_ISBLK(st.st_mode);
@@ -407,7 +434,8 @@ shrink_back(struct io_file *f, uint64_t size, ash_rc rc)
 
     err_save(&detail);
     if (ftruncate(f->fd, (off_t)size) != 0)
-        log_write(LOG_WARN, "Cutting %s back to %" PRIu64 " bytes failed: %s.", f->path, size, strerror(errno));
+        log_write(LOG_WARN, "Cutting %s back to %" PRIu64 " bytes failed: %s.", f->path, size,
+                  strerror(errno));
     err_restore(&detail);
     return rc;
 }
@@ -420,16 +448,18 @@ posix_file_allocate(struct io_file *f, uint64_t bytes, bool zero)
     if (rc != ASH_OK || bytes <= size)
         return rc;
     if (f->block_device)
-        return ash_raise_obj(ASH_NO_SPACE, f->path, "The device %s has %" PRIu64 " bytes and cannot grow to %" PRIu64 ".", f->path,
-                             size, bytes);
+        return ash_raise_obj(ASH_NO_SPACE, f->path,
+                             "The device %s has %" PRIu64 " bytes and cannot grow to %" PRIu64 ".",
+                             f->path, size, bytes);
     rc = check_limit(f, bytes);
     if (rc != ASH_OK)
         return rc;
     int err = fallocate_patiently(f->fd, 0, size, bytes - size);
     if (err != 0 && err != EOPNOTSUPP && err != ENOSYS && err != EINVAL) {
         rc = ash_raise_sys(err_from_errno(err), err, f->path,
-                           "Growing %s from %" PRIu64 " to %" PRIu64 " bytes failed: %s; free some space.", f->path, size, bytes,
-                           strerror(err));
+                           "Growing %s from %" PRIu64 " to %" PRIu64
+                           " bytes failed: %s; free some space.",
+                           f->path, size, bytes, strerror(err));
         return shrink_back(f, size, rc);
     }
     if (err == 0 && !zero)
@@ -448,8 +478,9 @@ posix_file_truncate(struct io_file *f, uint64_t bytes)
         return rc;
     for (unsigned i = 0; ftruncate(f->fd, (off_t)bytes) != 0; i++) {
         if (errno != EINTR || i == EINTR_MAX)
-            return ash_raise_sys(err_from_errno(errno), errno, f->path, "Setting the size of %s to %" PRIu64 " failed: %s.",
-                                 f->path, bytes, strerror(errno));
+            return ash_raise_sys(err_from_errno(errno), errno, f->path,
+                                 "Setting the size of %s to %" PRIu64 " failed: %s.", f->path,
+                                 bytes, strerror(errno));
     }
     return ASH_OK;
 }
@@ -460,7 +491,8 @@ posix_file_punch(struct io_file *f, uint64_t offset, uint64_t bytes)
     int err = fallocate_patiently(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
 
     if (err == EIO)
-        return ash_raise_sys(ASH_IO, err, f->path, "Giving back space of %s failed: %s.", f->path, strerror(err));
+        return ash_raise_sys(ASH_IO, err, f->path, "Giving back space of %s failed: %s.", f->path,
+                             strerror(err));
     return ASH_OK; /* best effort: a file system that cannot do it keeps the blocks */
 }
 

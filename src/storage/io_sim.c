@@ -9,17 +9,16 @@
  *   I2  sim__event() comes before the change it announces and may not return (a power cut); nothing is half done then.
  *   I3  The disk keeps no pointer into the simulated program: what a halted run leaves behind is the disk's own.
  */
-#include "storage/sim_disk_int.h"
-
-#include <errno.h>
-#include <inttypes.h>
-#include <string.h>
-
 #include "base/bits.h"
 #include "base/clock.h"
 #include "base/crc.h"
 #include "base/mem.h"
 #include "storage/io_int.h"
+#include "storage/sim_disk_int.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
 
 static struct sim_disk *
 disk_of(const struct io *io)
@@ -116,7 +115,8 @@ complete_write(struct sim_disk *d, struct sim_flight *fl)
     case SIM_FAULT_MISDIRECT: fl->write->offset = misdirect(fl, fl->write->offset); break;
     case SIM_FAULT_BIT_FLIP: {
         uint64_t bit = random_below(&d->random, (uint64_t)fl->bytes * 8);
-        fl->write->page[bit / 8 / SIM_PAGE]->data[bit / 8 % SIM_PAGE] ^= (uint8_t)(1u << bit % 8); /* not shared yet */
+        fl->write->page[bit / 8 / SIM_PAGE]->data[bit / 8 % SIM_PAGE] ^=
+            (uint8_t)(1u << bit % 8); /* not shared yet */
         break;
     }
     default: break;
@@ -140,7 +140,9 @@ complete_read(struct sim_disk *d, struct sim_flight *fl, struct io_req *req)
     total = shorten(d, fl, total);
     if (fl->fault.kind == SIM_FAULT_MISDIRECT)
         offset = misdirect(fl, offset);
-    uint64_t bit = fl->fault.kind == SIM_FAULT_BIT_FLIP && total > 0 ? random_below(&d->random, (uint64_t)total * 8) : UINT64_MAX;
+    uint64_t bit = fl->fault.kind == SIM_FAULT_BIT_FLIP && total > 0
+                       ? random_below(&d->random, (uint64_t)total * 8)
+                       : UINT64_MAX;
     uint32_t done = 0;
     for (unsigned i = 0; i < count && done < total; i++) {
         size_t n = min_u64(iov[i].iov_len, total - done);
@@ -288,7 +290,8 @@ call(struct io *io, int op, uint64_t what)
 static ash_rc
 fail(int err, const char *object, const char *what)
 {
-    return ash_raise_sys(err_from_errno(err), err, object, "%s %s failed: %s (simulated).", what, object, strerror(err));
+    return ash_raise_sys(err_from_errno(err), err, object, "%s %s failed: %s (simulated).", what,
+                         object, strerror(err));
 }
 
 static ash_rc
@@ -377,7 +380,8 @@ sim_dir_sync(struct io_dir *dir)
         return ASH_OK;
     }
     sim__dir_sync_failed(dir->sim);
-    io__poison_with(dir->io, err_from_errno(err), err, dir->path, "Syncing the directory %s failed: %s.", dir->path, strerror(err));
+    io__poison_with(dir->io, err_from_errno(err), err, dir->path,
+                    "Syncing the directory %s failed: %s.", dir->path, strerror(err));
     return fail(err, dir->path, "Syncing the directory");
 }
 
@@ -388,7 +392,9 @@ sim_lock(struct io_file *f)
     bool shared = (f->flags & IO_READ_ONLY) != 0;
 
     if (s->locked || (!shared && s->shared_locks > 0))
-        return ash_raise_obj(ASH_BUSY, f->path, "The file %s is in use by another process or handle; close it there first.", f->path);
+        return ash_raise_obj(
+            ASH_BUSY, f->path,
+            "The file %s is in use by another process or handle; close it there first.", f->path);
     if (shared)
         s->shared_locks++;
     else
@@ -410,7 +416,8 @@ sim_file_open(struct io_dir *dir, unsigned flags, struct io_file *f)
         if (f->sim == NULL)
             f->sim = sim__create(dir->sim, f->name);
         else if ((flags & IO_EXCLUSIVE) != 0)
-            return ash_raise_sys(ASH_EXISTS, EEXIST, f->path, "The file %s exists already.", f->path);
+            return ash_raise_sys(ASH_EXISTS, EEXIST, f->path, "The file %s exists already.",
+                                 f->path);
     } else if ((flags & IO_CREATE) != 0 && (flags & IO_EXCLUSIVE) != 0) {
         return ash_raise_sys(ASH_EXISTS, EEXIST, f->path, "The file %s exists already.", f->path);
     }
@@ -457,8 +464,9 @@ sim_file_allocate(struct io_file *f, uint64_t bytes, bool zero)
         err = ENOSPC;
     if (err != 0)
         return ash_raise_sys(err_from_errno(err), err, f->path,
-                             "Growing %s from %" PRIu64 " to %" PRIu64 " bytes failed: %s; free some space.", f->path, size, bytes,
-                             strerror(err));
+                             "Growing %s from %" PRIu64 " to %" PRIu64
+                             " bytes failed: %s; free some space.",
+                             f->path, size, bytes, strerror(err));
     if (bytes <= size)
         return ASH_OK;
     sim__resize(f->sim, bytes);

@@ -12,21 +12,20 @@
  * Locks: pool->lock (mutex) covers queue, workers and counts.  gate[] (mutexes) come after nothing and before nothing.
  * A host thread's single requests run on that thread itself: handing them over would cost two context switches.
  */
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/random.h"
 #include "storage/io_int.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "base/log.h"
-#include "base/mem.h"
-#include "base/random.h"
-
-#define POOL_WORKERS_MAX 64u /* the depth that a fast device needs; each costs a stack */
+#define POOL_WORKERS_MAX    64u /* the depth that a fast device needs; each costs a stack */
 #define POOL_BACKGROUND_MAX 16u
-#define POOL_STACK_BYTES (256u << 10)
-#define POOL_GATES 16u
+#define POOL_STACK_BYTES    (256u << 10)
+#define POOL_GATES          16u
 
 struct worker {
     struct io_pool *pool;
@@ -74,7 +73,8 @@ worker_main(void *arg)
     pthread_mutex_lock(&pool->lock);
     pool->starting--;
     for (;;) {
-        struct io_req *req = io__queue_pop(&pool->queue, pool->background < POOL_BACKGROUND_MAX, clock_ns());
+        struct io_req *req =
+            io__queue_pop(&pool->queue, pool->background < POOL_BACKGROUND_MAX, clock_ns());
         if (req == NULL && pool->stop)
             break;
         if (req == NULL) {

@@ -17,6 +17,10 @@
  *       memory goes with the last reference (thread, poller).
  * Locks: rings_lock (mutex): lists of rings, ring->io, ring->refs.  Nothing is taken under it but io->lock.
  */
+#include "base/bits.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
 #include "storage/io_int.h"
 
 #include <errno.h>
@@ -28,44 +32,40 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/bits.h"
-#include "base/clock.h"
-#include "base/log.h"
-#include "base/mem.h"
-
-#define SQ_HOST 64u        /* entries; a host thread has few requests at a time */
-#define SQ_EXECUTOR 256u
-#define CQ_FACTOR 4u       /* CQ entries per SQ entry */
-#define CQ_RESERVE 8u      /* for the wake-up poll and its renewals */
+#define SQ_HOST         64u /* entries; a host thread has few requests at a time */
+#define SQ_EXECUTOR     256u
+#define CQ_FACTOR       4u  /* CQ entries per SQ entry */
+#define CQ_RESERVE      8u  /* for the wake-up poll and its renewals */
 #define BACKGROUND_RING 32u /* background requests in flight per ring ... */
-#define BACKGROUND_ALL 128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
+#define BACKGROUND_ALL \
+    128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
 #define BACKGROUND_MIN 4u
-#define HOT_REQUESTS 64u   /* requests after which registering a file or the buffers pays */
-#define FILES_MAX 64u      /* registered files per ring */
-#define BATCH_KICK 32u     /* queued requests at which an executor's ring submits early */
+#define HOT_REQUESTS   64u /* requests after which registering a file or the buffers pays */
+#define FILES_MAX      64u /* registered files per ring */
+#define BATCH_KICK     32u /* queued requests at which an executor's ring submits early */
 #define USER_DATA_WAKE UINT64_MAX
-#define WARN_EVERY 1000u
+#define WARN_EVERY     1000u
 
 #ifndef IORING_REGISTER_CLONE_BUFFERS
-#define IORING_REGISTER_CLONE_BUFFERS 30
+    #define IORING_REGISTER_CLONE_BUFFERS 30
 #endif
 
 #if defined(__SANITIZE_THREAD__)
-#define RING_TSAN 1
+    #define RING_TSAN 1
 #elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define RING_TSAN 1
-#endif
+    #if __has_feature(thread_sanitizer)
+        #define RING_TSAN 1
+    #endif
 #endif
 #ifdef RING_TSAN
 void __tsan_acquire(void *p);
 void __tsan_release(void *p);
-/* TSan cannot see that the kernel hands a request's memory back: say so. */
-#define RING_RELEASE(p) __tsan_release(p)
-#define RING_ACQUIRE(p) __tsan_acquire(p)
+    /* TSan cannot see that the kernel hands a request's memory back: say so. */
+    #define RING_RELEASE(p) __tsan_release(p)
+    #define RING_ACQUIRE(p) __tsan_acquire(p)
 #else
-#define RING_RELEASE(p) ((void)(p))
-#define RING_ACQUIRE(p) ((void)(p))
+    #define RING_RELEASE(p) ((void)(p))
+    #define RING_ACQUIRE(p) ((void)(p))
 #endif
 
 struct slot {
@@ -84,22 +84,22 @@ struct ring_file {
 struct ring {
     struct task_poller poller; /* executors only */
     struct io_uring u;
-    struct io *_Atomic io;     /* NULL: its disk manager is gone (I5) */
+    struct io *_Atomic io; /* NULL: its disk manager is gone (I5) */
     uint64_t io_id;
     struct ring *next_of_io, *next_of_thread;
-    unsigned refs;             /* thread, poller */
+    unsigned refs; /* thread, poller */
     bool executor, torn_down;
 
     struct io_meter meter;
     struct io_queue queue;
     struct slot *slot;
     uint32_t slots, free_slot, in_flight, background;
-    uint64_t stale;            /* completions dropped by I3 */
+    uint64_t stale; /* completions dropped by I3 */
 
     bool files_ok;
     uint32_t close_version;
     struct ring_file file[FILES_MAX];
-    uint64_t requests;         /* decides when registering buffers pays */
+    uint64_t requests; /* decides when registering buffers pays */
     bool buffers_on, buffers_refused;
     uint32_t chunk_version;
     struct io_chunk chunk[IO_BUFFERS_MAX];
@@ -110,8 +110,8 @@ struct ring {
 };
 
 struct uring_state {
-    unsigned rung;             /* of the flag ladder */
-    struct ring *rings;        /* rings_lock */
+    unsigned rung;      /* of the flag ladder */
+    struct ring *rings; /* rings_lock */
     _Atomic uint32_t background;
     /* The ring that holds the buffer registrations, which the others clone: under master_lock. */
     pthread_mutex_t master_lock;
@@ -128,8 +128,10 @@ static _Thread_local struct ring *thread_rings;
 
 /* From the best set-up down.  Each is tried as it will be used; what an older kernel doesn't know, it refuses. */
 static const unsigned ladder[] = {
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+        IORING_SETUP_SUBMIT_ALL,
+    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+        IORING_SETUP_SUBMIT_ALL,
     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
     IORING_SETUP_SUBMIT_ALL,
     0,
@@ -205,7 +207,8 @@ uring_start(struct io *io)
         io->state = s;
         return ASH_OK;
     }
-    return ash_raise_sys(ASH_UNSUPPORTED, -err, NULL, "io_uring cannot be used here: %s (errno %d).", strerror(-err), -err);
+    return ash_raise_sys(ASH_UNSUPPORTED, -err, NULL,
+                         "io_uring cannot be used here: %s (errno %d).", strerror(-err), -err);
 }
 
 unsigned
@@ -318,7 +321,8 @@ ring_create(struct io *io)
     if (err != 0) {
         mem_free(MEM_IO, r);
         if (!atomic_exchange(&io->warned_ring, true))
-            log_write(LOG_WARN, "A thread gets no ring (%s); its I/O is synchronous.", strerror(-err));
+            log_write(LOG_WARN, "A thread gets no ring (%s); its I/O is synchronous.",
+                      strerror(-err));
         return NULL;
     }
     r->slots = r->u.cq.ring_entries - CQ_RESERVE;
@@ -330,7 +334,9 @@ ring_create(struct io *io)
     }
     for (uint32_t i = 0; i < r->slots; i++)
         r->slot[i].next_free = i + 1;
-    ash_ignore(io_uring_ring_dontfork(&r->u) == 0 ? ASH_OK : ASH_IO); /* a child must not use it; R8 says so anyway */
+    ash_ignore(io_uring_ring_dontfork(&r->u) == 0
+                   ? ASH_OK
+                   : ASH_IO); /* a child must not use it; R8 says so anyway */
     r->files_ok = io_uring_register_files_sparse(&r->u, FILES_MAX) == 0;
     r->close_version = atomic_load_explicit(&io->close_version, memory_order_acquire);
     r->io_id = io->id;
@@ -441,8 +447,10 @@ ring_refuse_buffers(struct ring *r, struct io *io, int err)
     r->buffers_refused = true;
     r->buffers_on = false; /* what the table holds may be stale: never use it again */
     if (!atomic_exchange(&io->warned_memlock, true))
-        log_write(LOG_INFO, "Buffers are not registered with io_uring (%s); raise RLIMIT_MEMLOCK to save some CPU time.",
-                  strerror(-err));
+        log_write(
+            LOG_INFO,
+            "Buffers are not registered with io_uring (%s); raise RLIMIT_MEMLOCK to save some CPU time.",
+            strerror(-err));
 }
 
 /* Makes the table of `u` equal to now[].  A chunk's id decides: the same address may hold other memory by now. */
@@ -455,7 +463,8 @@ update_buffers(struct io_uring *u, struct io_chunk *have, const struct io_chunk 
         err = io_uring_register_buffers_sparse(u, IO_BUFFERS_MAX);
     *on = err == 0;
     for (unsigned i = 0; i < IO_BUFFERS_MAX && err >= 0; i++) {
-        if (now[i].id == have[i].id)
+        if (PLANTED(28) ? now[i].base == have[i].base && now[i].base != NULL
+                        : now[i].id == have[i].id)
             continue;
         struct iovec iov = { now[i].base, now[i].bytes };
         __u64 tag = 0;
@@ -470,7 +479,9 @@ update_buffers(struct io_uring *u, struct io_chunk *have, const struct io_chunk 
 static int
 clone_buffers(struct ring *r, struct uring_state *s, const struct io_chunk *now)
 {
-    struct { uint32_t src_fd, flags, src_off, dst_off, nr, pad[3]; } arg = { 0 };
+    struct {
+        uint32_t src_fd, flags, src_off, dst_off, nr, pad[3];
+    } arg = { 0 };
     int err = 0;
 
     pthread_mutex_lock(&s->master_lock);
@@ -484,7 +495,8 @@ clone_buffers(struct ring *r, struct uring_state *s, const struct io_chunk *now)
         err = io_uring_unregister_buffers(&r->u);
     if (err == 0) {
         arg.src_fd = (uint32_t)s->master.ring_fd;
-        err = (int)syscall(__NR_io_uring_register, r->u.ring_fd, IORING_REGISTER_CLONE_BUFFERS, &arg, 1);
+        err = (int)syscall(__NR_io_uring_register, r->u.ring_fd, IORING_REGISTER_CLONE_BUFFERS,
+                           &arg, 1);
         err = err < 0 ? -errno : 0;
     }
     pthread_mutex_unlock(&s->master_lock);
@@ -583,7 +595,8 @@ ring_background_allowed(const struct ring *r, const struct uring_state *s)
 {
     if (r->background >= BACKGROUND_RING)
         return false;
-    return r->background < BACKGROUND_MIN || atomic_load_explicit(&s->background, memory_order_relaxed) < BACKGROUND_ALL;
+    return r->background < BACKGROUND_MIN ||
+           atomic_load_explicit(&s->background, memory_order_relaxed) < BACKGROUND_ALL;
 }
 
 /* Moves queued requests into the submission queue, by priority, as far as slots and entries go. */
@@ -646,7 +659,8 @@ ring_entered(struct ring *r, int result)
     case ENOMEM:
         /* The entries stay where they are; nobody can be told anything better than to wait. */
         if (++r->enter_failures % WARN_EVERY == 0)
-            log_write(LOG_WARN, "The kernel refuses I/O for the %uth time: %s.", r->enter_failures, strerror(-result));
+            log_write(LOG_WARN, "The kernel refuses I/O for the %uth time: %s.", r->enter_failures,
+                      strerror(-result));
         if (r->enter_failures > 1)
             sleep_briefly();
         return;
@@ -674,7 +688,8 @@ ring_complete(struct ring *r, struct io *io, uint64_t user_data, int result, uin
         return;
     }
     uint32_t i = (uint32_t)user_data;
-    if (i >= r->slots || r->slot[i].req == NULL || r->slot[i].generation != (uint32_t)(user_data >> 32)) {
+    if (i >= r->slots || r->slot[i].req == NULL ||
+        r->slot[i].generation != (uint32_t)(user_data >> 32)) {
         r->stale++; /* I3 */
         return;
     }
@@ -738,7 +753,8 @@ ring_enter(struct ring *r, uint64_t deadline_ns)
         result = io_uring_submit_and_wait(&r->u, 1);
     } else {
         uint64_t now_ns = clock_ns(), left = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
-        struct __kernel_timespec ts = { .tv_sec = (long long)(left / 1000000000u), .tv_nsec = (long long)(left % 1000000000u) };
+        struct __kernel_timespec ts = { .tv_sec = (long long)(left / 1000000000u),
+                                        .tv_nsec = (long long)(left % 1000000000u) };
         result = io_uring_submit_and_wait_timeout(&r->u, &cqe, 1, &ts, NULL);
     }
     ring_entered(r, result);
@@ -836,10 +852,13 @@ wait_alone(int wake_fd, uint64_t deadline_ns)
 
     if (deadline_ns != TASK_FOREVER) {
         uint64_t now_ns = clock_ns(), ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
-        ts = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+        ts = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u),
+                                .tv_nsec = (long)(ns % 1000000000u) };
         left = &ts;
     }
-    ash_ignore(ppoll(&pfd, 1, left, NULL) < 0 ? ASH_IO : ASH_OK); /* whatever ended it, the caller looks again */
+    ash_ignore(ppoll(&pfd, 1, left, NULL) < 0
+                   ? ASH_IO
+                   : ASH_OK); /* whatever ended it, the caller looks again */
 }
 
 static void

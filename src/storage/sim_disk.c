@@ -11,12 +11,11 @@
  *   I3  Data made durable later is never overwritten by a change that completed earlier (overtaken pages are dropped).
  *   I4  Everything random comes from the disk's generator or the cut's seed, in an order that depends on nothing else.
  */
+#include "base/bits.h"
+#include "base/error.h"
 #include "storage/sim_disk_int.h"
 
 #include <string.h>
-
-#include "base/bits.h"
-#include "base/error.h"
 
 /* ---- Names ---- */
 
@@ -96,7 +95,8 @@ names_apply(struct sim_names *n, const struct sim_dirlog *l)
     case SIM_DIR_CREATE: names_set(n, l->name, l->file); break;
     case SIM_DIR_RENAME: /* atomic: never both names, never neither */
         names_remove(n, l->name, l->file);
-        names_set(n, l->to, l->file);
+        if (!PLANTED(26))
+            names_set(n, l->to, l->file);
         break;
     case SIM_DIR_UNLINK: names_remove(n, l->name, l->file); break;
     }
@@ -139,14 +139,16 @@ log_clear(struct sim_dir *dir)
 }
 
 static void
-log_add(struct sim_dir *dir, enum sim_dirlog_kind kind, const char *name, const char *to, struct sim_file *file)
+log_add(struct sim_dir *dir, enum sim_dirlog_kind kind, const char *name, const char *to,
+        struct sim_file *file)
 {
     if (dir->log_count == dir->log_room) {
         dir->log_room = dir->log_room == 0 ? 8 : dir->log_room * 2;
         dir->log = sim__grow(dir->log, dir->log_room * sizeof(*dir->log));
     }
     struct sim_dirlog *l = &dir->log[dir->log_count++];
-    *l = (struct sim_dirlog){ kind, ++dir->disk->seq, copy_string(name), to == NULL ? NULL : copy_string(to), file };
+    *l = (struct sim_dirlog){ kind, ++dir->disk->seq, copy_string(name),
+                              to == NULL ? NULL : copy_string(to), file };
     names_apply(&dir->visible, l);
 }
 
@@ -265,7 +267,16 @@ sim__dir_sync_failed(struct sim_dir *dir)
 
 /* ---- Which sectors of a write survive ---- */
 
-enum shape { SHAPE_NONE, SHAPE_ALL, SHAPE_RANDOM, SHAPE_PREFIX, SHAPE_SUFFIX, SHAPE_ALTERNATE, SHAPE_ONE_MISSING, SHAPE_COUNT };
+enum shape {
+    SHAPE_NONE,
+    SHAPE_ALL,
+    SHAPE_RANDOM,
+    SHAPE_PREFIX,
+    SHAPE_SUFFIX,
+    SHAPE_ALTERNATE,
+    SHAPE_ONE_MISSING,
+    SHAPE_COUNT
+};
 
 struct keep {
     enum shape shape;
@@ -303,8 +314,8 @@ keep_mask(const struct keep *k, struct random *r, uint32_t page)
     }
     for (unsigned s = 0; s < SIM_PAGE_SECTORS; s++) {
         uint32_t at = page * SIM_PAGE_SECTORS + s;
-        bool kept = k->shape == SHAPE_PREFIX   ? at < k->mark
-                    : k->shape == SHAPE_SUFFIX ? at >= k->mark
+        bool kept = k->shape == SHAPE_PREFIX      ? at < k->mark
+                    : k->shape == SHAPE_SUFFIX    ? at >= k->mark
                     : k->shape == SHAPE_ALTERNATE ? at % 2 == k->mark % 2
                                                   : at != k->mark;
         mask |= kept ? 1u << s : 0;
@@ -313,7 +324,8 @@ keep_mask(const struct keep *k, struct random *r, uint32_t page)
 }
 
 static void
-change_apply(struct sim_image *img, const struct sim_change *c, const struct keep *k, struct random *r)
+change_apply(struct sim_image *img, const struct sim_change *c, const struct keep *k,
+             struct random *r)
 {
     bool any = false, data = k->shape != SHAPE_NONE;
 
@@ -529,7 +541,8 @@ sim__punch(struct sim_file *f, uint64_t offset, uint64_t bytes)
 
     if (offset >= f->visible.size)
         return;
-    uint64_t pages = (min_u64(offset + bytes, round_up(f->visible.size, SIM_PAGE)) - offset) / SIM_PAGE;
+    uint64_t pages =
+        (min_u64(offset + bytes, round_up(f->visible.size, SIM_PAGE)) - offset) / SIM_PAGE;
     struct sim_change *c = change_new(SIM_CHANGE_WRITE, offset, (uint32_t)pages);
     struct sim_page *zero = sim__page_new(NULL);
     for (uint64_t i = 0; i < pages; i++) {
@@ -698,7 +711,15 @@ sim_disk_requests(const struct sim_disk *d, int op)
 /* ---- Power cuts ---- */
 
 /* How one image treats all its changes: mixtures that a coin per change would almost never give. */
-enum manner { MANNER_MIXED, MANNER_MOST, MANNER_FEW, MANNER_FIRST, MANNER_LAST, MANNER_ALL, MANNER_NONE };
+enum manner {
+    MANNER_MIXED,
+    MANNER_MOST,
+    MANNER_FEW,
+    MANNER_FIRST,
+    MANNER_LAST,
+    MANNER_ALL,
+    MANNER_NONE
+};
 
 struct cut {
     struct random random;
@@ -729,8 +750,10 @@ cut_draw(struct cut *c, const struct sim_disk *d, enum sim_cut_policy policy, ui
     random_init(&c->random, seed);
     switch (policy) {
     case SIM_CUT_RANDOM: {
-        static const enum manner drawn[] = { MANNER_MIXED, MANNER_MIXED, MANNER_MIXED, MANNER_MIXED,
-                                             MANNER_MOST,  MANNER_FEW,   MANNER_FIRST, MANNER_LAST };
+        static const enum manner drawn[] = {
+            MANNER_MIXED, MANNER_MIXED, MANNER_MIXED, MANNER_MIXED,
+            MANNER_MOST,  MANNER_FEW,   MANNER_FIRST, MANNER_LAST
+        };
         c->manner = drawn[random_below(&c->random, ASH_ARRAY_SIZE(drawn))];
         break;
     }
@@ -821,7 +844,8 @@ cut_dir(struct cut *c, const struct sim_disk *d, struct sim_disk *to, const stru
 }
 
 ash_rc
-sim_disk_cut(const struct sim_disk *d, enum sim_cut_policy policy, uint64_t seed, struct sim_disk **out)
+sim_disk_cut(const struct sim_disk *d, enum sim_cut_policy policy, uint64_t seed,
+             struct sim_disk **out)
 {
     struct cut c;
     struct sim_disk *to = disk_new(seed ^ UINT64_C(0x9e3779b97f4a7c15));
@@ -845,11 +869,13 @@ find(struct sim_disk *d, const char *dir, const char *name, struct sim_file **ou
 {
     struct sim_dir *sd = sim__dir(d, dir, /* create: */ false);
     *out = sd == NULL ? NULL : sim__lookup(sd, name);
-    return *out == NULL ? ash_raise_obj(ASH_NOT_FOUND, name, "There is no file %s/%s.", dir, name) : ASH_OK;
+    return *out == NULL ? ash_raise_obj(ASH_NOT_FOUND, name, "There is no file %s/%s.", dir, name)
+                        : ASH_OK;
 }
 
 ash_rc
-sim_disk_peek(struct sim_disk *d, const char *dir, const char *name, uint64_t offset, void *buf, size_t bytes)
+sim_disk_peek(struct sim_disk *d, const char *dir, const char *name, uint64_t offset, void *buf,
+              size_t bytes)
 {
     struct sim_file *f;
     ash_rc rc = find(d, dir, name, &f);
@@ -862,7 +888,8 @@ sim_disk_peek(struct sim_disk *d, const char *dir, const char *name, uint64_t of
 }
 
 ash_rc
-sim_disk_poke(struct sim_disk *d, const char *dir, const char *name, uint64_t offset, const void *buf, size_t bytes)
+sim_disk_poke(struct sim_disk *d, const char *dir, const char *name, uint64_t offset,
+              const void *buf, size_t bytes)
 {
     struct sim_file *f;
     ash_rc rc = find(d, dir, name, &f);
@@ -890,7 +917,8 @@ sim_disk_hash(const struct sim_disk *d)
 }
 
 void
-sim_disk_list(struct sim_disk *d, void (*fn)(void *arg, const char *dir, const char *name, uint64_t size), void *arg)
+sim_disk_list(struct sim_disk *d,
+              void (*fn)(void *arg, const char *dir, const char *name, uint64_t size), void *arg)
 {
     for (uint32_t i = 0; i < d->dirs; i++) {
         const struct sim_dir *dir = d->dir[i];

@@ -15,17 +15,16 @@
 #ifndef ASH_STORAGE_SIM_DISK_INT_H
 #define ASH_STORAGE_SIM_DISK_INT_H
 
+#include "base/assert.h"
+#include "base/list.h"
 #include "storage/io.h"
 #include "storage/sim_disk.h"
 
-#include "base/assert.h"
-#include "base/list.h"
-
-#define SIM_SECTOR 512u
-#define SIM_PAGE 4096u
+#define SIM_SECTOR       512u
+#define SIM_PAGE         4096u
 #define SIM_PAGE_SECTORS (SIM_PAGE / SIM_SECTOR)
-#define SIM_CHUNK_PAGES 64u
-#define SIM_FAULTS_MAX 32u
+#define SIM_CHUNK_PAGES  64u
+#define SIM_FAULTS_MAX   32u
 
 void *sim__alloc(size_t size); /* zeroed; never NULL */
 void *sim__grow(void *p, size_t size);
@@ -61,18 +60,24 @@ struct sim_page *sim__image_page(const struct sim_image *img, uint64_t page);
 void sim__image_set(struct sim_image *img, uint64_t page, struct sim_page *p);
 /* Takes only the sectors in `mask` from p. */
 void sim__image_mix(struct sim_image *img, uint64_t page, struct sim_page *p, unsigned mask);
-void sim__image_resize(struct sim_image *img, uint64_t size); /* what is cut off reads as zeros later */
-void sim__image_read(const struct sim_image *img, uint64_t offset, void *buf, size_t bytes); /* zeros beyond */
-void sim__image_write(struct sim_image *img, uint64_t offset, const void *buf, size_t bytes); /* grows it */
+void
+sim__image_resize(struct sim_image *img, uint64_t size); /* what is cut off reads as zeros later */
+void sim__image_read(const struct sim_image *img, uint64_t offset, void *buf,
+                     size_t bytes); /* zeros beyond */
+void sim__image_write(struct sim_image *img, uint64_t offset, const void *buf,
+                      size_t bytes); /* grows it */
 uint64_t sim__image_hash(const struct sim_image *img, uint64_t seed);
 
 /* ---- sim_disk.c ---- */
 
-enum sim_change_kind { SIM_CHANGE_WRITE = 1, SIM_CHANGE_SIZE };
+enum sim_change_kind {
+    SIM_CHANGE_WRITE = 1,
+    SIM_CHANGE_SIZE
+};
 
 /* One completed, unflushed change of a file, or the write of a request in flight. */
 struct sim_change {
-    struct list link;      /* file->pending, in order of completion */
+    struct list link; /* file->pending, in order of completion */
     enum sim_change_kind kind;
     uint64_t seq;          /* order over the whole disk */
     uint64_t offset, size; /* WRITE: place (whole pages); SIZE: the new size */
@@ -91,11 +96,26 @@ struct sim_file {
     struct sim_file *twin; /* scratch of sim_disk_cut() */
 };
 
-struct sim_name { char *name; struct sim_file *file; };
-struct sim_names { struct sim_name *v; uint32_t count, room; }; /* by name */
+struct sim_name {
+    char *name;
+    struct sim_file *file;
+};
+struct sim_names {
+    struct sim_name *v;
+    uint32_t count, room;
+}; /* by name */
 
-enum sim_dirlog_kind { SIM_DIR_CREATE = 1, SIM_DIR_RENAME, SIM_DIR_UNLINK };
-struct sim_dirlog { enum sim_dirlog_kind kind; uint64_t seq; char *name, *to; struct sim_file *file; };
+enum sim_dirlog_kind {
+    SIM_DIR_CREATE = 1,
+    SIM_DIR_RENAME,
+    SIM_DIR_UNLINK
+};
+struct sim_dirlog {
+    enum sim_dirlog_kind kind;
+    uint64_t seq;
+    char *name, *to;
+    struct sim_file *file;
+};
 
 struct sim_dir {
     struct sim_disk *disk;
@@ -112,9 +132,9 @@ struct sim_flight {
     struct sim_change *write; /* IO_OP_WRITE */
     uint32_t bytes;
     uint64_t offset;
-    uint64_t seq;  /* at submission: what a flush covers */
-    uint32_t crc;  /* of the write's data */
-    bool durable;  /* a write that is durable when it completes */
+    uint64_t seq; /* at submission: what a flush covers */
+    uint32_t crc; /* of the write's data */
+    bool durable; /* a write that is durable when it completes */
     struct sim_fault fault;
 };
 
@@ -147,7 +167,8 @@ struct sim_file *sim__create(struct sim_dir *dir, const char *name);
 void sim__rename(struct sim_dir *dir, const char *from, const char *to); /* `from` exists */
 void sim__unlink(struct sim_dir *dir, const char *name);                 /* exists */
 void sim__dir_sync(struct sim_dir *dir);
-void sim__dir_sync_failed(struct sim_dir *dir); /* each change since the last sync is kept or lost, for ever */
+void sim__dir_sync_failed(
+    struct sim_dir *dir); /* each change since the last sync is kept or lost, for ever */
 
 struct sim_flight *sim__flight_new(struct sim_disk *d, struct sim_file *f);
 void sim__flight_free(struct sim_flight *fl);

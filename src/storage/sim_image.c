@@ -6,12 +6,11 @@
  *   I1  A page or chunk with more than one reference is never changed.
  *   I2  Bytes beyond `size` within the last page are zero; no chunk holds a page beyond `size`.
  */
+#include "base/bits.h"
 #include "storage/sim_disk_int.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#include "base/bits.h"
 
 void *
 sim__alloc(size_t size)
@@ -187,7 +186,8 @@ void
 sim__image_resize(struct sim_image *img, uint64_t size)
 {
     if (size < img->size) {
-        uint64_t keep = round_up(size, SIM_PAGE) / SIM_PAGE, end = (uint64_t)img->chunks * SIM_CHUNK_PAGES;
+        uint64_t keep = round_up(size, SIM_PAGE) / SIM_PAGE,
+                 end = (uint64_t)img->chunks * SIM_CHUNK_PAGES;
         for (uint64_t i = keep; i < end; i++) {
             if (i % SIM_CHUNK_PAGES == 0 && img->chunk[i / SIM_CHUNK_PAGES] != NULL) {
                 chunk_unref(img->chunk[i / SIM_CHUNK_PAGES]);
@@ -196,7 +196,8 @@ sim__image_resize(struct sim_image *img, uint64_t size)
             sim__image_set(img, i, NULL);
         }
         if (size % SIM_PAGE != 0 && sim__image_page(img, size / SIM_PAGE) != NULL)
-            memset(image_own(img, size / SIM_PAGE) + size % SIM_PAGE, 0, SIM_PAGE - size % SIM_PAGE);
+            memset(image_own(img, size / SIM_PAGE) + size % SIM_PAGE, 0,
+                   SIM_PAGE - size % SIM_PAGE);
     }
     img->size = size;
 }

@@ -5,10 +5,6 @@
 #ifndef ASH_TESTS_IO_ENV_H
 #define ASH_TESTS_IO_ENV_H
 
-#include <dirent.h>
-#include <stdarg.h>
-#include <unistd.h>
-
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/random.h"
@@ -17,17 +13,22 @@
 #include "task/task.h"
 #include "tests/test_main.h"
 
+#include <dirent.h>
+#include <stdarg.h>
+#include <unistd.h>
+
 /* Quiet while they hold: a check assertion costs a system call each time. */
-#define ck_ok(expr)                                                                                \
-    do {                                                                                           \
-        ash_rc ck_rc = (expr);                                                                     \
-        if (ck_rc != ASH_OK)                                                                       \
-            ck_abort_msg("%s: %s: %s", #expr, ash_rc_name(ck_rc), err_current()->message);         \
+#define ck_ok(expr)                                                                        \
+    do {                                                                                   \
+        ash_rc ck_rc = (expr);                                                             \
+        if (ck_rc != ASH_OK)                                                               \
+            ck_abort_msg("%s: %s: %s", #expr, ash_rc_name(ck_rc), err_current()->message); \
     } while (0)
-#define ck_rc(expr, expected)                                                                      \
-    do {                                                                                           \
-        ash_rc ck_rc = (expr);                                                                     \
-        ck_assert_msg(ck_rc == (expected), "%s: %s instead of %s", #expr, ash_rc_name(ck_rc), ash_rc_name(expected)); \
+#define ck_rc(expr, expected)                                                                 \
+    do {                                                                                      \
+        ash_rc ck_rc = (expr);                                                                \
+        ck_assert_msg(ck_rc == (expected), "%s: %s instead of %s", #expr, ash_rc_name(ck_rc), \
+                      ash_rc_name(expected));                                                 \
     } while (0)
 
 struct env {
@@ -140,10 +141,10 @@ env_run(struct env *e, void (*fn)(struct env *e))
 }
 
 /* Runs it on the backend of a loop test: _i is an enum io_backend_kind. */
-#define ENV_RUN(fn_)                                                                               \
-    do {                                                                                           \
-        struct env env_ = { .kind = (enum io_backend_kind)_i, .seed = test_seed(7) };              \
-        ck_ok(env_run(&env_, fn_));                                                                \
+#define ENV_RUN(fn_)                                                                  \
+    do {                                                                              \
+        struct env env_ = { .kind = (enum io_backend_kind)_i, .seed = test_seed(7) }; \
+        ck_ok(env_run(&env_, fn_));                                                   \
     } while (0)
 
 __attribute__((unused)) static void *

@@ -2,11 +2,11 @@
  *
  * test_io.c - what every backend of the disk manager promises: the same on all three.
  */
-#include "tests/storage/io_env.h"
+#include "base/hist.h"
 
 #include <signal.h>
 
-#include "base/hist.h"
+#include "tests/storage/io_env.h"
 
 /* ---- Data ---- */
 
@@ -46,7 +46,9 @@ static void
 body_vectors(struct env *e)
 {
     struct io_file *f = env_file(e, "a", IO_CREATE);
-    enum { N = 7 };
+    enum {
+        N = 7
+    };
     struct iovec iov[N];
     char *part[N], *all = env_buffer(64 * 4096);
     uint32_t total = 0;
@@ -57,7 +59,13 @@ body_vectors(struct env *e)
         iov[i] = (struct iovec){ part[i], (i + 1) * 4096 };
         total += (i + 1) * 4096;
     }
-    struct io_req w = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_FLUSH, .offset = 8192, .bytes = total, .iov = iov, .iov_count = N };
+    struct io_req w = { .file = f,
+                        .op = IO_OP_WRITE,
+                        .class = IO_CLASS_FLUSH,
+                        .offset = 8192,
+                        .bytes = total,
+                        .iov = iov,
+                        .iov_count = N };
     struct io_req *pw = &w;
     ck_ok(io_file_allocate(f, 8192, false));
     io_submit(&pw, 1);
@@ -67,7 +75,13 @@ body_vectors(struct env *e)
         ck_assert_mem_eq(all + at, part[i], (i + 1) * 4096);
         memset(part[i], 0, (i + 1) * 4096);
     }
-    struct io_req r = { .file = f, .op = IO_OP_READ, .class = IO_CLASS_READ, .offset = 8192, .bytes = total, .iov = iov, .iov_count = N };
+    struct io_req r = { .file = f,
+                        .op = IO_OP_READ,
+                        .class = IO_CLASS_READ,
+                        .offset = 8192,
+                        .bytes = total,
+                        .iov = iov,
+                        .iov_count = N };
     struct io_req *pr = &r;
     io_submit(&pr, 1);
     ck_ok(io_wait(&r));
@@ -115,7 +129,8 @@ body_end(struct env *e)
     ck_ok(io_write(f, buf, 8192, 0, IO_CLASS_WRITE));
     ck_rc(io_read(f, buf, 4096, 8192, IO_CLASS_READ), ASH_CORRUPT);
     ck_rc(io_read(f, buf, 16384, 0, IO_CLASS_READ), ASH_CORRUPT);
-    ck_assert_ptr_nonnull(strstr(err_current()->message, "/a ends inside the 16384 bytes at offset 0"));
+    ck_assert_ptr_nonnull(
+        strstr(err_current()->message, "/a ends inside the 16384 bytes at offset 0"));
     ck_assert(!io_poisoned(e->io));
     ck_ok(io_read(f, buf, 8192, 0, IO_CLASS_READ));
     mem_free(MEM_TEST, buf);
@@ -135,7 +150,8 @@ static void
 body_many(struct env *e)
 {
     struct io_file *f = env_file(e, "a", IO_CREATE);
-    struct io_req *req = mem_zalloc(MEM_TEST, MANY * sizeof(*req)), **ptr = mem_zalloc(MEM_TEST, MANY * sizeof(*ptr));
+    struct io_req *req = mem_zalloc(MEM_TEST, MANY * sizeof(*req)),
+                  **ptr = mem_zalloc(MEM_TEST, MANY * sizeof(*ptr));
     char *buf = env_buffer(MANY * 4096);
 
     ck_ok(io_file_allocate(f, MANY * 4096, true));
@@ -270,7 +286,8 @@ body_lock(struct env *e)
 
     ck_rc(io_file_open(e->dir, "a", IO_LOCK, &g), ASH_BUSY);
     ck_rc(io_file_open(e->dir, "a", IO_LOCK | IO_READ_ONLY, &g), ASH_BUSY);
-    io_file_close(env_file(e, "a", 0)); /* without the lock nobody is held up, and closing it releases nothing */
+    io_file_close(env_file(
+        e, "a", 0)); /* without the lock nobody is held up, and closing it releases nothing */
     ck_rc(io_file_open(e->dir, "a", IO_LOCK, &g), ASH_BUSY);
     io_file_close(f);
     g = env_file(e, "a", IO_LOCK | IO_READ_ONLY);
@@ -317,7 +334,9 @@ static void
 body_sizes(struct env *e)
 {
     struct io_file *f = env_file(e, "a", IO_CREATE);
-    enum { N = 3 << 20 };
+    enum {
+        N = 3 << 20
+    };
     char *buf = env_buffer(N), *zero = env_buffer(N);
     uint64_t size;
 
@@ -419,7 +438,8 @@ START_TEST(queue_serves_by_class_and_age)
     ck_assert_ptr_null(io__queue_pop(&q, false, IO_AGE_NS)); /* no credit */
     r[2].submit_ns = 2 * IO_AGE_NS;
     io__queue_push(&q, &r[2]);
-    ck_assert_ptr_eq(io__queue_pop(&q, false, 2 * IO_AGE_NS + 1), &r[0]); /* old: goes first, credit or not */
+    ck_assert_ptr_eq(io__queue_pop(&q, false, 2 * IO_AGE_NS + 1),
+                     &r[0]); /* old: goes first, credit or not */
     ck_assert(io__queue_remove(&q, &r[2]));
     ck_assert(!io__queue_remove(&q, &r[2]));
     ck_assert_uint_eq(q.count, 0);
@@ -454,15 +474,18 @@ suite(void)
     tcase_add_loop_test(t, vectors_land_in_order, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, short_transfers_are_continued, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, reading_past_the_end_fails, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, many_requests_in_flight_all_complete, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, many_requests_in_flight_all_complete, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, names_behave, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, lock_is_exclusive, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, read_only_changes_nothing, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, sizes_change_as_asked, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, poison_stops_every_change_but_no_read, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, poison_stops_every_change_but_no_read, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     tcase_add_test(t, queue_serves_by_class_and_age);
     if (test_forks())
-        tcase_add_loop_test_raise_signal(t, misaligned_buffer_aborts, SIGABRT, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+        tcase_add_loop_test_raise_signal(t, misaligned_buffer_aborts, SIGABRT, IO_BACKEND_URING,
+                                         IO_BACKEND_SIM + 1);
     suite_add_tcase(s, t);
     return s;
 }

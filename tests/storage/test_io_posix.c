@@ -2,14 +2,14 @@
  *
  * test_io_posix.c - files of the real backends: what the operating system could do to the engine, and what it leaves behind.
  */
-#include "tests/storage/io_env.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+
+#include "tests/storage/io_env.h"
 
 static void
 full_path(char *out, size_t size, const struct env *e, const char *name)
@@ -114,7 +114,8 @@ body_two_processes(struct env *e)
         struct env child = { .kind = e->kind };
         memcpy(child.path, e->path, sizeof(child.path));
         env_open(&child);
-        if (io_file_open(child.dir, "a", IO_CREATE | IO_LOCK, &f) != ASH_OK || write(up[1], "x", 1) != 1 || read(down[0], &c, 1) != 1)
+        if (io_file_open(child.dir, "a", IO_CREATE | IO_LOCK, &f) != ASH_OK ||
+            write(up[1], "x", 1) != 1 || read(down[0], &c, 1) != 1)
             _exit(1);
         kill(getpid(), SIGKILL);
     }
@@ -182,7 +183,9 @@ static void
 body_without(struct env *e)
 {
     struct io_file *f = env_file(e, "a", IO_CREATE | IO_EXCLUSIVE);
-    enum { N = 3 << 20 };
+    enum {
+        N = 3 << 20
+    };
     char *buf = env_buffer(N), *zero = env_buffer(N);
     uint64_t size;
 
@@ -223,10 +226,16 @@ body_durable(struct env *e)
 {
     struct io_file *f = env_file(e, "a", IO_CREATE | IO_DSYNC);
     char *buf = env_buffer(8192);
-    struct io_req req = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 8192, .buf = buf, .dsync = true };
+    struct io_req req = { .file = f,
+                          .op = IO_OP_WRITE,
+                          .class = IO_CLASS_WAL,
+                          .bytes = 8192,
+                          .buf = buf,
+                          .dsync = true };
     struct io_req *ptr = &req;
 
-    ck_assert(io_file_device_class(f) == IO_DEVICE_WRITE_THROUGH || io_file_device_class(f) == IO_DEVICE_VOLATILE);
+    ck_assert(io_file_device_class(f) == IO_DEVICE_WRITE_THROUGH ||
+              io_file_device_class(f) == IO_DEVICE_VOLATILE);
     ck_assert_uint_ge(io_file_align(f), IO_ALIGN);
     ck_assert_str_eq(io_file_name(f), "a");
     ck_assert_ptr_eq(io_file_io(f), e->io);
@@ -261,7 +270,8 @@ body_bad_device(struct env *e)
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
     int ro = open("/dev/null", O_RDONLY | O_CLOEXEC);
     int keep = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
-    ck_assert_int_eq(dup2(ro, f->fd), f->fd); /* the descriptor now refuses writes, as a broken device would */
+    ck_assert_int_eq(dup2(ro, f->fd),
+                     f->fd); /* the descriptor now refuses writes, as a broken device would */
     ck_rc(io_write(f, buf, 4096, 0, IO_CLASS_WRITE), ASH_IO);
     ck_assert_int_eq(err_current()->sys_errno, EBADF);
     ck_assert_ptr_nonnull(strstr(err_current()->message, "bytes 0..4096 of "));
@@ -292,8 +302,10 @@ suite(void)
 
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, files_are_private, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
-    tcase_add_loop_test(t, links_and_oddities_are_refused, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
-    tcase_add_loop_test(t, a_renamed_directory_stays_the_same, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
+    tcase_add_loop_test(t, links_and_oddities_are_refused, IO_BACKEND_URING,
+                        IO_BACKEND_THREADS + 1);
+    tcase_add_loop_test(t, a_renamed_directory_stays_the_same, IO_BACKEND_URING,
+                        IO_BACKEND_THREADS + 1);
     tcase_add_loop_test(t, lock_holds_between_processes, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
     tcase_add_loop_test(t, file_size_limit_is_an_error, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
     tcase_add_loop_test(t, poor_file_systems_will_do, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);

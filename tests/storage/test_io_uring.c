@@ -2,7 +2,7 @@
  *
  * test_io_uring.c - what only the real backends have: rings and their lives, fallbacks, threads, executors.
  */
-#include "tests/storage/io_env.h"
+#include "base/bits.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -10,7 +10,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "base/bits.h"
+#include "tests/storage/io_env.h"
 
 #define FILE_PAGES 256u
 
@@ -39,8 +39,13 @@ read_pages(struct io_file *f, char *buf, unsigned depth, unsigned rounds, uint64
         uint64_t page[32];
         for (unsigned i = 0; i < depth; i++) {
             page[i] = random_below(&r, FILE_PAGES);
-            req[i] = (struct io_req){ .file = f, .op = IO_OP_READ, .class = (enum io_class)(1 + random_below(&r, IO_CLASS_COUNT - 1)),
-                                      .offset = page[i] * 4096, .bytes = 4096, .buf = buf + i * 4096 };
+            req[i] =
+                (struct io_req){ .file = f,
+                                 .op = IO_OP_READ,
+                                 .class = (enum io_class)(1 + random_below(&r, IO_CLASS_COUNT - 1)),
+                                 .offset = page[i] * 4096,
+                                 .bytes = 4096,
+                                 .buf = buf + i * 4096 };
             ptr[i] = &req[i];
         }
         io_submit(ptr, depth);
@@ -281,7 +286,10 @@ reader_main(void *arg)
 static void
 body_threads(struct env *e)
 {
-    enum { N = 8, ROUNDS = 3 };
+    enum {
+        N = 8,
+        ROUNDS = 3
+    };
     struct io_file *f = env_file(e, "a", IO_CREATE);
 
     fill_file(f);
@@ -346,7 +354,8 @@ body_lingering(struct env *e)
     sem_wait(&ring_made);
     io_file_close(f);
     env_close(e);
-    env_open(e); /* another one, perhaps at the same address; this thread's old ring must not serve it */
+    env_open(
+        e); /* another one, perhaps at the same address; this thread's old ring must not serve it */
     f = env_file(e, "a", 0);
     char *buf = env_buffer(32 * 4096);
     ck_assert(read_pages(f, buf, 32, 10, 1));
@@ -387,7 +396,9 @@ fiber_main(void *arg)
 static void
 body_executor(struct env *e)
 {
-    enum { N = 400 };
+    enum {
+        N = 400
+    };
     struct io_file *f = env_file(e, "a", IO_CREATE);
     struct reader *r = mem_alloc(MEM_TEST, N * sizeof(*r));
     struct task_executor *ex[2];
@@ -403,7 +414,8 @@ body_executor(struct env *e)
         r[i] = (struct reader){ f, i, false };
         ck_ok(task_executor_submit(ex[i % 2], fiber_main, &r[i], true));
         if (i == N / 2)
-            usleep(20000); /* lets them run dry and sleep in the ring: a submission must wake them */
+            usleep(
+                20000); /* lets them run dry and sleep in the ring: a submission must wake them */
     }
     for (unsigned k = 0; k < 2; k++)
         task_executor_destroy(ex[k]);
@@ -415,8 +427,9 @@ body_executor(struct env *e)
     for (unsigned c = 1; c < IO_CLASS_COUNT; c++)
         requests += after.requests[c] - before.requests[c];
     if (e->kind == IO_BACKEND_URING)
-        ck_assert_msg(after.syscalls - before.syscalls < requests / 2, "%llu system calls for %llu requests",
-                      (unsigned long long)(after.syscalls - before.syscalls), (unsigned long long)requests);
+        ck_assert_msg(
+            after.syscalls - before.syscalls < requests / 2, "%llu system calls for %llu requests",
+            (unsigned long long)(after.syscalls - before.syscalls), (unsigned long long)requests);
     mem_free(MEM_TEST, r);
     io_file_close(f);
 }
@@ -475,8 +488,10 @@ body_fork(struct env *e)
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
     pid_t pid = fork();
     if (pid == 0) {
-        bool good = io_read(f, buf, 4096, 0, IO_CLASS_READ) == ASH_MISUSE && io_write(f, buf, 4096, 0, IO_CLASS_WRITE) == ASH_MISUSE &&
-                    io_flush(f, IO_CLASS_WRITE) == ASH_MISUSE && io_file_truncate(f, 0) == ASH_MISUSE &&
+        bool good = io_read(f, buf, 4096, 0, IO_CLASS_READ) == ASH_MISUSE &&
+                    io_write(f, buf, 4096, 0, IO_CLASS_WRITE) == ASH_MISUSE &&
+                    io_flush(f, IO_CLASS_WRITE) == ASH_MISUSE &&
+                    io_file_truncate(f, 0) == ASH_MISUSE &&
                     io_file_open(e->dir, "b", IO_CREATE, &g) == ASH_MISUSE;
         io_file_close(f);
         io_dir_close(e->dir);
@@ -485,7 +500,8 @@ body_fork(struct env *e)
     }
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     ck_assert_int_eq(status, 0);
-    ck_rc(io_file_open(e->dir, "a", IO_LOCK, &g), ASH_BUSY); /* the child's close released nothing */
+    ck_rc(io_file_open(e->dir, "a", IO_LOCK, &g),
+          ASH_BUSY); /* the child's close released nothing */
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
     mem_free(MEM_TEST, buf);
     io_file_close(f);
@@ -531,10 +547,13 @@ suite(void)
     suite_add_tcase(s, t);
     t = tcase_create("threads");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, threads_do_not_disturb_each_other, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
-    tcase_add_loop_test(t, rings_survive_neither_thread_nor_manager, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
+    tcase_add_loop_test(t, threads_do_not_disturb_each_other, IO_BACKEND_URING,
+                        IO_BACKEND_THREADS + 1);
+    tcase_add_loop_test(t, rings_survive_neither_thread_nor_manager, IO_BACKEND_URING,
+                        IO_BACKEND_THREADS + 1);
     tcase_add_loop_test(t, fibers_share_a_ring, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
-    tcase_add_loop_test(t, an_executor_outlives_its_disk_manager, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
+    tcase_add_loop_test(t, an_executor_outlives_its_disk_manager, IO_BACKEND_URING,
+                        IO_BACKEND_THREADS + 1);
     tcase_add_loop_test(t, a_forked_child_is_refused, IO_BACKEND_URING, IO_BACKEND_THREADS + 1);
     suite_add_tcase(s, t);
     return s;

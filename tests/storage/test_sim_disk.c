@@ -3,13 +3,13 @@
  * test_sim_disk.c - the fault model of the simulated disk: what a power cut, a failed flush and each fault may do, and that
  * it does not do less: a harness that is too kind proves nothing.
  */
-#include "tests/storage/io_env.h"
+#include "base/bits.h"
+#include "base/clock.h"
 
 #include <errno.h>
 #include <signal.h>
 
-#include "base/bits.h"
-#include "base/clock.h"
+#include "tests/storage/io_env.h"
 
 /* What must survive a halted run is static: the run's own memory is gone with it. */
 static struct sim_disk *disk;
@@ -50,7 +50,7 @@ run(uint64_t seed, void (*fn)(struct env *e))
 
 /* ---- A model of sectors ---- */
 
-#define PAGES 16u
+#define PAGES   16u
 #define SECTORS 8u
 
 struct sector { /* 512 bytes, each of which tells version and place */
@@ -59,10 +59,10 @@ struct sector { /* 512 bytes, each of which tells version and place */
 };
 
 static struct {
-    uint32_t floor[PAGES];   /* version that a flush has made durable */
-    uint32_t done[PAGES];    /* last version whose write has completed */
-    uint32_t issued[PAGES];  /* last version submitted */
-    bool flushing;           /* a flush may have happened that its task has not heard of */
+    uint32_t floor[PAGES];  /* version that a flush has made durable */
+    uint32_t done[PAGES];   /* last version whose write has completed */
+    uint32_t issued[PAGES]; /* last version submitted */
+    bool flushing;          /* a flush may have happened that its task has not heard of */
 } model;
 
 static void
@@ -99,7 +99,9 @@ body_traffic(struct env *e)
 {
     struct random r;
     struct io_file *f = env_file(e, "f", IO_CREATE);
-    enum { DEPTH = 4 };
+    enum {
+        DEPTH = 4
+    };
     char *buf = env_buffer(DEPTH * 4 * 4096);
 
     random_init(&r, e->seed);
@@ -114,9 +116,14 @@ body_traffic(struct env *e)
             count[i] = 1 + (uint32_t)random_below(&r, 4);
             first[i] = i * 4 + (uint32_t)random_below(&r, 5 - count[i]);
             for (uint32_t p = 0; p < count[i]; p++)
-                make_page(buf + i * 4 * 4096 + p * 4096, first[i] + p, ++model.issued[first[i] + p]);
-            req[i] = (struct io_req){ .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WRITE, .offset = first[i] * 4096,
-                                      .bytes = count[i] * 4096, .buf = buf + i * 4 * 4096 };
+                make_page(buf + i * 4 * 4096 + p * 4096, first[i] + p,
+                          ++model.issued[first[i] + p]);
+            req[i] = (struct io_req){ .file = f,
+                                      .op = IO_OP_WRITE,
+                                      .class = IO_CLASS_WRITE,
+                                      .offset = first[i] * 4096,
+                                      .bytes = count[i] * 4096,
+                                      .buf = buf + i * 4 * 4096 };
             ptr[i] = &req[i];
         }
         io_submit(ptr, n);
@@ -146,7 +153,8 @@ check_image(struct sim_disk *image, enum sim_cut_policy policy, uint64_t seed)
     for (uint32_t p = 0; p < PAGES; p++) {
         bool differs = false;
         if (sim_disk_peek(image, "db", "f", p * 4096, s, sizeof(s)) != ASH_OK) {
-            ck_assert_msg(model.floor[p] == 0, "seed %llu: a flushed page is gone", (unsigned long long)seed);
+            ck_assert_msg(model.floor[p] == 0, "seed %llu: a flushed page is gone",
+                          (unsigned long long)seed);
             continue;
         }
         for (uint32_t i = 0; i < SECTORS; i++) {
@@ -157,8 +165,10 @@ check_image(struct sim_disk *image, enum sim_cut_policy policy, uint64_t seed)
             if (policy == SIM_CUT_ALL)
                 good = good && v >= model.done[p];
             if (!good)
-                ck_abort_msg("seed %llu policy %d page %u sector %u: version %u with %u flushed, %u done, %u issued",
-                             (unsigned long long)seed, (int)policy, p, i, v, model.floor[p], model.done[p], model.issued[p]);
+                ck_abort_msg(
+                    "seed %llu policy %d page %u sector %u: version %u with %u flushed, %u done, %u issued",
+                    (unsigned long long)seed, (int)policy, p, i, v, model.floor[p], model.done[p],
+                    model.issued[p]);
             differs |= s[i].version != s[0].version;
         }
         torn += differs;
@@ -186,7 +196,8 @@ START_TEST(a_cut_keeps_what_was_flushed_and_tears_the_rest)
             ck_ok(sim_disk_cut(disk, policy, seed * 100 + k, &image));
             torn += check_image(image, policy, seed);
             uint64_t hash = sim_disk_hash(image);
-            ck_ok(sim_disk_cut(image, SIM_CUT_RANDOM, seed, &second)); /* nothing is pending any more */
+            ck_ok(sim_disk_cut(image, SIM_CUT_RANDOM, seed,
+                               &second)); /* nothing is pending any more */
             ck_assert_uint_eq(sim_disk_hash(second), hash);
             sim_disk_destroy(image);
             ck_assert_uint_eq(sim_disk_hash(second), hash); /* shares no more than it may */
@@ -196,7 +207,8 @@ START_TEST(a_cut_keeps_what_was_flushed_and_tears_the_rest)
         sim_disk_destroy(disk);
     }
     ck_assert_uint_gt(halted, 0);
-    ck_assert_msg(torn > 50, "only %llu torn pages: the disk is too kind", (unsigned long long)torn);
+    ck_assert_msg(torn > 50, "only %llu torn pages: the disk is too kind",
+                  (unsigned long long)torn);
 }
 END_TEST
 
@@ -237,7 +249,10 @@ body_failed_flush(struct env *e)
     ck_ok(io_dir_sync(e->dir));
     make_page(buf, 0, 2);
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
-    struct sim_fault fault = { .kind = SIM_FAULT_ERROR, .op = IO_OP_FLUSH, .nth = sim_disk_requests(disk, IO_OP_FLUSH) + 1, .sys_errno = EIO };
+    struct sim_fault fault = { .kind = SIM_FAULT_ERROR,
+                               .op = IO_OP_FLUSH,
+                               .nth = sim_disk_requests(disk, IO_OP_FLUSH) + 1,
+                               .sys_errno = EIO };
     sim_disk_fault(disk, &fault);
     flush_failed = io_flush(f, IO_CLASS_FLUSH) == ASH_IO;
     ck_assert(io_poisoned(e->io));
@@ -296,7 +311,9 @@ body_flush_beside_write(struct env *e)
     ck_ok(io_file_allocate(f, 4096, true));
     ck_ok(io_dir_sync(e->dir));
     make_page(buf, 0, 1);
-    struct io_req w = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf };
+    struct io_req w = {
+        .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf
+    };
     struct io_req fl = { .file = f, .op = IO_OP_FLUSH, .class = IO_CLASS_WAL };
     struct io_req *both[2] = { &w, &fl };
     io_submit(both, 2);
@@ -335,7 +352,12 @@ body_dsync(struct env *e)
     ck_ok(io_file_truncate(f, 0));
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
     make_page(buf, 0, 2);
-    struct io_req w = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf, .dsync = true };
+    struct io_req w = { .file = f,
+                        .op = IO_OP_WRITE,
+                        .class = IO_CLASS_WAL,
+                        .bytes = 4096,
+                        .buf = buf,
+                        .dsync = true };
     struct io_req *pw = &w;
     io_submit(&pw, 1);
     ck_ok(io_wait(&w));
@@ -415,13 +437,15 @@ START_TEST(names_survive_once_synced)
         for (uint64_t seed = 0; seed < 300; seed++) {
             struct sector s[SECTORS];
             struct sim_disk *image;
-            enum sim_cut_policy policy = seed < 200 ? SIM_CUT_RANDOM : (enum sim_cut_policy)(seed % 4);
+            enum sim_cut_policy policy = seed < 200 ? SIM_CUT_RANDOM
+                                                    : (enum sim_cut_policy)(seed % 4);
             ck_ok(sim_disk_cut(disk, policy, seed, &image));
             ck_ok(sim_disk_peek(image, "db", "current", 0, s, sizeof(s)));
             uint32_t version = sector_version(&s[0], 0);
             ck_assert(version == 1 || version == 2);
             if (synced)
-                ck_assert(version == 2 && !exists(image, "doomed") && exists(image, "fresh") && !exists(image, "next"));
+                ck_assert(version == 2 && !exists(image, "doomed") && exists(image, "fresh") &&
+                          !exists(image, "next"));
             else
                 seen[version - 1][exists(image, "doomed")][exists(image, "fresh")]++;
             sim_disk_destroy(image);
@@ -491,7 +515,8 @@ END_TEST
 
 /* ---- Faults ---- */
 
-static const int errnos[] = { EIO, ENODATA, ENOSPC, EDQUOT, EFBIG, EAGAIN, EINTR, ECANCELED, ENOMEM, EROFS, ETIMEDOUT };
+static const int errnos[] = { EIO,   ENODATA,   ENOSPC, EDQUOT, EFBIG,    EAGAIN,
+                              EINTR, ECANCELED, ENOMEM, EROFS,  ETIMEDOUT };
 static struct sim_fault fault_under_test;
 static ash_rc fault_seen;
 static bool fault_poisoned;
@@ -536,18 +561,24 @@ START_TEST(every_failure_of_every_request_is_reported)
         for (unsigned i = 0; i < ASH_ARRAY_SIZE(errnos); i++) {
             for (uint64_t nth = 1;; nth++) {
                 ck_ok(sim_disk_create(nth, &disk));
-                fault_under_test = (struct sim_fault){ .kind = SIM_FAULT_ERROR, .op = kinds[k], .sys_errno = errnos[i] };
-                fault_under_test.nth = nth + (kinds[k] == SIM_OP_DIR); /* the first makes the directory itself */
+                fault_under_test = (struct sim_fault){ .kind = SIM_FAULT_ERROR,
+                                                       .op = kinds[k],
+                                                       .sys_errno = errnos[i] };
+                fault_under_test.nth =
+                    nth + (kinds[k] == SIM_OP_DIR); /* the first makes the directory itself */
                 ck_ok(run(nth, body_all_ops));
                 bool hit = sim_disk_requests(disk, kinds[k]) >= fault_under_test.nth;
                 sim_disk_destroy(disk);
                 if (!hit)
                     break;
-                bool retried = (errnos[i] == EAGAIN || errnos[i] == EINTR) && (kinds[k] == IO_OP_READ || kinds[k] == IO_OP_WRITE);
-                bool poisons = kinds[k] == IO_OP_WRITE || kinds[k] == IO_OP_FLUSH || (kinds[k] == SIM_OP_DIR && nth > 1);
-                ck_assert_msg((fault_seen != ASH_OK) == !retried, "kind %d errno %d nth %u: %s", kinds[k], errnos[i], (unsigned)nth,
-                              ash_rc_name(fault_seen));
-                ck_assert_msg(fault_poisoned == (poisons && !retried), "kind %d errno %d nth %u: poisoned %d", kinds[k], errnos[i],
+                bool retried = (errnos[i] == EAGAIN || errnos[i] == EINTR) &&
+                               (kinds[k] == IO_OP_READ || kinds[k] == IO_OP_WRITE);
+                bool poisons = kinds[k] == IO_OP_WRITE || kinds[k] == IO_OP_FLUSH ||
+                               (kinds[k] == SIM_OP_DIR && nth > 1);
+                ck_assert_msg((fault_seen != ASH_OK) == !retried, "kind %d errno %d nth %u: %s",
+                              kinds[k], errnos[i], (unsigned)nth, ash_rc_name(fault_seen));
+                ck_assert_msg(fault_poisoned == (poisons && !retried),
+                              "kind %d errno %d nth %u: poisoned %d", kinds[k], errnos[i],
                               (unsigned)nth, fault_poisoned);
                 if (!retried)
                     ck_assert_int_eq(fault_seen, err_from_errno(errnos[i]));
@@ -561,7 +592,9 @@ END_TEST
 START_TEST(eagain_for_ever_is_a_failure)
 {
     ck_ok(sim_disk_create(1, &disk));
-    fault_under_test = (struct sim_fault){ .kind = SIM_FAULT_ERROR, .op = IO_OP_WRITE, .nth = 1, .sticky = true, .sys_errno = EAGAIN };
+    fault_under_test = (struct sim_fault){
+        .kind = SIM_FAULT_ERROR, .op = IO_OP_WRITE, .nth = 1, .sticky = true, .sys_errno = EAGAIN
+    };
     ck_ok(run(1, body_all_ops));
     ck_assert_int_eq(fault_seen, ASH_IO);
     ck_assert(fault_poisoned);
@@ -678,7 +711,9 @@ body_hold_lock(struct env *e)
     make_page(buf, 0, 1);
     ck_ok(io_write(f, buf, 4096, 0, IO_CLASS_WRITE));
     make_page(buf, 0, 2);
-    struct io_req w = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf };
+    struct io_req w = {
+        .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf
+    };
     struct io_req *pw = &w;
     io_submit(&pw, 1);
     halt(NULL);
@@ -721,7 +756,9 @@ body_change_in_flight(struct env *e)
 {
     char *buf = env_buffer(4096);
     struct io_file *f = env_file(e, "f", IO_CREATE);
-    struct io_req w = { .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf };
+    struct io_req w = {
+        .file = f, .op = IO_OP_WRITE, .class = IO_CLASS_WAL, .bytes = 4096, .buf = buf
+    };
     struct io_req *pw = &w;
     io_submit(&pw, 1);
     buf[100] ^= 1;
@@ -755,7 +792,9 @@ body_one_mib(struct env *e)
 /* Goal: an image of a disk of 1 MiB with 16 pending pages costs microseconds.  The bound is lenient: machines are busy. */
 START_TEST(a_cut_is_cheap)
 {
-    enum { N = 2000 };
+    enum {
+        N = 2000
+    };
 
     ck_ok(sim_disk_create(1, &disk));
     ck_ok(run(1, body_one_mib));
