@@ -55,7 +55,8 @@ struct buf_options {
     uint64_t page_id_max;        /* ids are below; address space for this many words; 0: 2^32 */
 };
 ASH_MUST_CHECK ash_rc buf_create(const struct buf_options *options, struct buf_pool **out);
-/* After recovery's redo, before normal work: gives the log and starts the page writers. */
+/* Gives the log and starts the page writers: for the time of redo with ops that log nothing (wal/wal_recover.c), then, after buf_stop(),
+ * with the real ones. */
 ASH_MUST_CHECK ash_rc buf_start(struct buf_pool *pool, const struct buf_log_ops *log);
 void buf_stop(struct buf_pool *pool);    /* stops page writers; dirty pages stay */
 void buf_destroy(struct buf_pool *pool);

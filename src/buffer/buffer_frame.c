@@ -506,8 +506,6 @@ wait_for_frame(struct buf_pool *pool, uint8_t page_class, uint64_t *deadline)
                          "No frame for a page of %u bytes: every page in the cache of %" PRIu64
                          " bytes is latched or waits to be written; raise the option cache",
                          PAGE_CLASS_SIZE(page_class), pool->arena_bytes);
-    if (!pool->started && !pool->options.read_only)
-        return buf__redo_write(pool);
     atomic_fetch_add(&pool->frame_waiters, 1);
     buf__poke(pool);
     task_wait_begin(&pool->frame_wait, &waiter, 0);

@@ -218,7 +218,6 @@ void buf__page_drop(struct buf_pool *pool, struct buf_page *p); /* X-latched: ou
 ash_rc buf__writers_init(struct buf_pool *pool);
 void buf__writers_deinit(struct buf_pool *pool);
 ash_rc buf__writers_start(struct buf_pool *pool);
-ash_rc buf__redo_write(struct buf_pool *pool);           /* before buf_start(): makes frames clean without a log */
 void buf__poke(struct buf_pool *pool);
 void buf__dirty_add(struct buf_pool *pool, uint32_t units);
 void buf__dirty_sub(struct buf_pool *pool, uint32_t units);

@@ -331,12 +331,6 @@ batch_restore(struct writer *w)
     struct buf_pool *pool = w->pool;
     struct batch *b = w->batch;
 
-    if (PLANTED(78)) { /* what could not be written is forgotten */
-        frames_back(pool, b);
-        batch_drop(pool, b);
-        w->batch = NULL;
-        return;
-    }
     pstore_map_lock(pool->pstore);
     task_mutex_lock(&pool->move_lock);
     atomic_store(&pool->swept, 0);
@@ -402,32 +396,6 @@ map_lsn_note(struct buf_pool *pool, uint64_t lsn)
         ;
 }
 
-/* During redo there is no log to append to, and none is needed: every change is in the durable log already, so the images may be written, and
- * the old places stay until the next checkpoint names the new ones.  A crash before that repeats the redo from the old ones. */
-static ash_rc
-batch_write_redo(struct writer *w)
-{
-    struct buf_pool *pool = w->pool;
-    struct batch *b = w->batch;
-
-    ash_rc rc = pstore_write(pool->pstore, w->writes, b->count, UINT64_MAX, IO_CLASS_PAGE_WRITER);
-    if (rc != ASH_OK) {
-        batch_restore(w);
-        return rc;
-    }
-    pstore_map_lock(pool->pstore);
-    for (uint32_t i = 0; i < b->count; i++) {
-        pstore_install(pool->pstore, b->entry[i].page, w->writes[i].entry, PSTORE_LSN_CHECKPOINT);
-        atomic_fetch_and(&pool->frames[b->entry[i].frame].flags, (uint8_t)~FRAME_WRITING);
-    }
-    pstore_map_unlock(pool->pstore);
-    counter_add(&pool->page_writes, b->count);
-    frames_back(pool, b);
-    batch_drop(pool, b);
-    w->batch = NULL;
-    return ASH_OK;
-}
-
 /* Steps 2 to 4 for a collected batch.  On failure the batch has been restored. */
 static ash_rc
 batch_write(struct writer *w)
@@ -489,20 +457,7 @@ round_once(struct writer *w, uint64_t target, bool laundry, uint32_t *count_out)
         w->batch = NULL;
         return ASH_OK;
     }
-    return pool->started ? batch_write(w) : batch_write_redo(w);
-}
-
-ash_rc
-buf__redo_write(struct buf_pool *pool)
-{
-    uint32_t count;
-
-    task_mutex_lock(&pool->guest_lock);
-    ash_rc rc = round_once(&pool->guest, UINT64_MAX, /* laundry= */ true, &count);
-    task_mutex_unlock(&pool->guest_lock);
-    if (rc == ASH_OK && count == 0)
-        task_sleep_ns(RETRY_NS / 10); /* others hold latches */
-    return rc;
+    return batch_write(w);
 }
 
 /* ---- Writer tasks ---- */
@@ -654,6 +609,11 @@ buf_stop(struct buf_pool *pool)
             task_join(pool->writers[i].task);
             pool->writers[i].task = NULL;
         }
+    /* Recovery starts and stops the pool with log ops of its own before the real ones come: nothing of them may stay. */
+    confirm(pool);
+    pool->started = false;
+    atomic_store(&pool->map_lsn_last, 0);
+    atomic_store(&pool->stopping, false);
 }
 
 /* ---- What the checkpoint asks ---- */

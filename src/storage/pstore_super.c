@@ -59,10 +59,10 @@ pstore_superblock_check(const void *block, uint32_t size)
     return ASH_OK;
 }
 
-/* Writes `sb` to both slots of its version and reads it back: a superblock that a device lost would be found out only at
- * the next restart, when what the older one names is overwritten. */
+/* Writes `sb` to the slots [first, end) of the two of its version and reads them back: a superblock that a device lost would be
+ * found out only at the next restart, when what the older one names is overwritten. */
 static ash_rc
-super_write(struct io_file *file, const struct super_block *sb, bool flush)
+super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end, bool flush)
 {
     uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, 3 * SUPER_SIZE);
     struct io_req req[2], *list[2] = { &req[0], &req[1] };
@@ -71,7 +71,7 @@ super_write(struct io_file *file, const struct super_block *sb, bool flush)
     if (buf == NULL)
         return ASH_NO_MEMORY;
     memset(buf, 0, 2 * SUPER_SIZE);
-    for (unsigned twin = 0; twin < 2; twin++) {
+    for (unsigned twin = first; twin < end; twin++) {
         struct super_block *slot = (struct super_block *)(void *)(buf + twin * SUPER_SIZE);
         *slot = *sb;
         slot->slot = (uint32_t)(2 * (PLANTED(58) ? 0 : sb->seq % 2) + twin);
@@ -79,15 +79,15 @@ super_write(struct io_file *file, const struct super_block *sb, bool flush)
         req[twin] = (struct io_req){ .file = file, .op = IO_OP_WRITE, .class = IO_CLASS_FLUSH, .buf = slot,
                                      .bytes = SUPER_SIZE, .offset = (uint64_t)slot->slot * SUPER_STRIDE };
     }
-    io_submit(list, 2);
-    for (unsigned twin = 0; twin < 2; twin++) {
+    io_submit(list + first, end - first);
+    for (unsigned twin = first; twin < end; twin++) {
         ash_rc one = io_wait(&req[twin]);
         if (rc == ASH_OK)
             rc = one;
     }
     if (rc == ASH_OK && flush)
         rc = io_flush(file, IO_CLASS_FLUSH);
-    for (unsigned twin = 0; twin < 2 && rc == ASH_OK; twin++) {
+    for (unsigned twin = first; twin < end && rc == ASH_OK; twin++) {
         rc = io_read(file, buf + 2 * SUPER_SIZE, SUPER_SIZE, req[twin].offset, IO_CLASS_FLUSH);
         if (rc == ASH_OK && memcmp(buf + 2 * SUPER_SIZE, buf + twin * SUPER_SIZE, SUPER_SIZE) != 0)
             rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
@@ -104,7 +104,7 @@ pstore__super_commit(struct pstore *ps, struct super_block *sb)
 {
     sb->seq = ps->super.seq + 1;
     sb->write_seq = atomic_load(&ps->write_seq);
-    ash_rc rc = super_write(ps->file, sb, ps->flush_needed);
+    ash_rc rc = super_write(ps->file, sb, 0, 2, ps->flush_needed);
     if (rc == ASH_OK)
         ps->super = *sb;
     return rc;
@@ -112,8 +112,9 @@ pstore__super_commit(struct pstore *ps, struct super_block *sb)
 
 /* ---- Finding the newest ---- */
 
+/* *twins_out: which of the newest version's two slots are good, as bits. */
 static ash_rc
-super_read(struct pstore *ps)
+super_read(struct pstore *ps, unsigned *twins_out)
 {
     uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, SUPER_SIZE);
     const struct super_block *sb = (const struct super_block *)(void *)buf;
@@ -133,8 +134,12 @@ super_read(struct pstore *ps)
         ash_rc check = pstore_superblock_check(buf, SUPER_SIZE);
         if (sb->magic == SUPER_MAGIC)
             magics++;
-        if (check == ASH_OK && sb->slot == slot && sb->seq > ps->super.seq)
+        if (check == ASH_OK && sb->slot == slot && sb->seq == ps->super.seq)
+            *twins_out |= 1u << slot % 2;
+        if (check == ASH_OK && sb->slot == slot && sb->seq > ps->super.seq) {
             ps->super = *sb;
+            *twins_out = 1u << slot % 2;
+        }
         if (check == ASH_CORRUPT)
             bad++;
         if (check == ASH_VERSION_MISMATCH)
@@ -189,7 +194,7 @@ create_fill(struct io_file *file, uint32_t zone_bytes)
     if (rc == ASH_OK)
         rc = io_file_allocate(file, bytes, /* zero= */ false);
     if (rc == ASH_OK)
-        rc = super_write(file, &sb, /* flush= */ true); /* always: also for the file's size */
+        rc = super_write(file, &sb, 0, 2, /* flush= */ true); /* always: also for the file's size */
     return rc;
 }
 
@@ -222,7 +227,8 @@ pstore_create(const struct pstore_options *options, struct pstore **out)
 static ash_rc
 open_contents(struct pstore *ps, uint64_t page_id_max)
 {
-    ash_rc rc = super_read(ps);
+    unsigned twins = 0;
+    ash_rc rc = super_read(ps, &twins);
     if (rc != ASH_OK)
         return rc;
     ps->database = get_le32(ps->super.uuid);
@@ -233,6 +239,11 @@ open_contents(struct pstore *ps, uint64_t page_id_max)
         if (rc != ASH_OK)
             return rc;
     }
+    /* A crash or rot left one twin: make the other good again, without touching the only one. */
+    if (!ps->read_only && twins != 3)
+        rc = super_write(ps->file, &ps->super, twins == 1, twins == 1 ? 2 : 1, ps->flush_needed);
+    if (rc != ASH_OK)
+        return rc;
     rc = pstore__space_init(ps);
     if (rc == ASH_OK)
         rc = pstore__map_init(ps, page_id_max);

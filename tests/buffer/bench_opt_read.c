@@ -3,7 +3,7 @@
  * bench_opt_read.c - ns per optimistic read of random resident pages.  Not a test: make tests/buffer/bench_opt_read; run it
  * with the size of the pool in MiB (default 4096) and the number of threads (default 1).
  */
-#define TOY_PAGES_MAX (2ull << 20)
+#define TOY_PAGES_MAX (2u << 20)
 #include "tests/buffer/buffer_env.h"
 
 static struct world w;
@@ -19,7 +19,7 @@ reader(void *arg)
     random_init(&rnd, (uint64_t)(uintptr_t)arg);
     uint64_t start = clock_ns();
     for (uint64_t i = 0; i < n; i++) {
-        uint64_t page = PAGE_ID_FIRST + (uint64_t)((unsigned __int128)random_u64(&rnd) * pages >> 64);
+        uint64_t page = PAGE_ID_FIRST + ((unsigned __int128)random_u64(&rnd) * pages >> 64);
         if (buf_opt_begin(w.pool, page, &p) != ASH_OK) {
             bad++;
             continue;
@@ -34,7 +34,6 @@ reader(void *arg)
 int
 main(int argc, char **argv)
 {
-    (void)test_run; /* of test_main.h */
     struct env e = { .kind = IO_BACKEND_AUTO };
     uint64_t bytes = (argc > 1 ? strtoull(argv[1], NULL, 10) : 4096) << 20;
     unsigned threads = argc > 2 ? (unsigned)atoi(argv[2]) : 1;

@@ -298,9 +298,8 @@ struct world {
     uint64_t file_bytes;
 };
 
-/* As during recovery's redo: world_start() is next. */
 __attribute__((unused)) static void
-world_open_redo(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
+world_open(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
 {
     memset(w, 0, sizeof(*w));
     w->env = e;
@@ -319,21 +318,9 @@ world_open_redo(struct world *w, struct env *e, uint64_t bytes, unsigned writers
     w->log.reserved = w->log.durable = 4096;
     w->log.ps = &w->ps;
     struct buf_options o = { .bytes = bytes, .io = e->io, .rt = e->rt, .pstore = &w->ps, .writers = writers, .page_id_max = TOY_PAGES_MAX };
-    ck_ok(buf_create(&o, &w->pool));
-}
-
-__attribute__((unused)) static void
-world_start(struct world *w)
-{
     struct buf_log_ops ops = { &w->log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
+    ck_ok(buf_create(&o, &w->pool));
     ck_ok(buf_start(w->pool, &ops));
-}
-
-__attribute__((unused)) static void
-world_open(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
-{
-    world_open_redo(w, e, bytes, writers);
-    world_start(w);
 }
 
 __attribute__((unused)) static void

@@ -260,54 +260,6 @@ START_TEST(classes_share_the_arena)
 }
 END_TEST
 
-static void
-body_redo(struct env *e)
-{
-    struct world w;
-    struct buf_page p;
-
-    world_open_redo(&w, e, 256 << 10, 1);
-    w.log.reserved = 1 << 20;
-    w.log.durable = 1 << 20; /* of a life before */
-    for (unsigned round = 0; round < 2; round++)
-        for (uint64_t page = 1; page <= 300; page++) {
-            if (round == 0) {
-                ck_ok(buf_redo_init(w.pool, page, (uint8_t)(page % 3), 1, PAGE_TYPE_VALUE, &p));
-            } else {
-                ck_ok(buf_latch_x(w.pool, page, &p));
-                ck_assert_uint_eq(page_value(&p), page);
-            }
-            buf_mark_dirty(w.pool, &p, 8192 + page);
-            uint64_t *words = (uint64_t *)(void *)(p.data + sizeof(struct page_head));
-            for (size_t i = 0; i < (p.size - sizeof(struct page_head)) / 8; i++)
-                words[i] = (page + round) * 1000003 + page;
-            ((struct page_head *)(void *)p.data)->lsn = 8192 + page + 32 + round;
-            buf_unlatch_x(w.pool, &p);
-        }
-    /* an init over an older page of another class, and a page that a later record freed */
-    ck_ok(buf_redo_init(w.pool, 300, 3, 1, PAGE_TYPE_VALUE, &p));
-    ck_assert_uint_eq(p.size, 32768);
-    buf_mark_dirty(w.pool, &p, 10000);
-    buf_unlatch_x(w.pool, &p);
-    w.ps.page[300] = (struct toy_page){ .offset = 0 };
-    world_start(&w);
-    ck_rc(buf_fault(w.pool, 300, IO_CLASS_READ), ASH_CORRUPT);
-    for (uint64_t page = 1; page < 300; page++) {
-        ck_ok(buf_latch_x(w.pool, page, &p));
-        ck_assert_uint_eq(page_value(&p), page + 1);
-        buf_unlatch_x(w.pool, &p);
-    }
-    ck_ok(buf_write_until(w.pool, UINT64_MAX));
-    world_close(&w);
-}
-
-/* Goal: redo may dirty more pages than the pool holds, before there is a log. */
-START_TEST(redo_needs_no_room_for_all)
-{
-    ENV_RUN(body_redo);
-}
-END_TEST
-
 static Suite *
 suite(void)
 {
@@ -319,7 +271,6 @@ suite(void)
     tcase_add_loop_test(c, failed_loads_leave_nothing, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, failed_writes_lose_nothing, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, classes_share_the_arena, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(c, redo_needs_no_room_for_all, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     suite_add_tcase(s, c);
     return s;
 }

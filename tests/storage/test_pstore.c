@@ -438,9 +438,10 @@ START_TEST(a_flipped_bit_in_any_superblock_loses_nothing)
         flip(offset, bit);
         ck_ok(try_open());
         ck_assert_uint_eq(open_info.checkpoint_lsn, newest);
+        ck_assert_uint_eq(found_count, 0);
         bool current = i % 4 / 2 == 6 % 2; /* version 6: creation and five checkpoints */
-        ck_assert_uint_eq(found_count, current);
-        flip(offset, bit);
+        if (!current) /* open has written the other one anew from its twin */
+            flip(offset, bit);
     }
     sim_disk_destroy(disk);
 }
