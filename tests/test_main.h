@@ -45,7 +45,7 @@ test_seed(uint64_t fallback)
     return s != NULL && *s != '\0' ? strtoull(s, NULL, 0) : fallback;
 }
 
-static int
+__attribute__((unused)) static int
 test_run(Suite *s)
 {
     SRunner *runner = srunner_create(s);
