@@ -6,6 +6,18 @@
 
 #include "tool.h"
 
+/* All tables in one transaction: all of them or none. */
+static ash_rc
+create_tables(const struct tool_args *args, ash_session *session,
+              const struct ash_table_options *options)
+{
+    ash_rc rc = ash_begin(session, NULL);
+
+    for (int i = 1; i < args->positional_count && rc == ASH_OK; i++)
+        rc = ash_table_create(session, args->positional[i], options);
+    return rc == ASH_OK ? ash_commit(session) : rc;
+}
+
 int
 tool_create(struct tool_args *args)
 {
@@ -13,17 +25,24 @@ tool_create(struct tool_args *args)
     uint64_t page_size = 0;
     struct tool_db t;
 
-    tool_flag(args, "options");
-    if (!tool_flag_number(args, "page-size", &page_size) || !tool_flags_done(args))
+    tool_flag_number(args, "page-size", &page_size);
+    if (!tool_flags_done(args))
         return TOOL_USAGE;
+    if (page_size > UINT32_MAX)
+        return tool_usage_error(args, "The page size is at most 2MiB.");
     options.page_size = (uint32_t)page_size;
-    ash_rc rc = tool_open(args, ASH_OPEN_CREATE, NULL, &t);
-    for (int i = 1; i < args->positional_count && rc == ASH_OK; i++)
-        rc = ash_table_create(t.session, args->positional[i], &options);
+    /* Without tables there is nothing to do in a database that is there: more likely a mistake. */
+    unsigned exclusive = args->positional_count == 1 ? ASH_OPEN_EXCLUSIVE : 0;
+    ash_rc rc = tool_open(args, ASH_OPEN_CREATE | exclusive, NULL, &t);
+    if (rc == ASH_OK && args->positional_count > 1)
+        rc = create_tables(args, t.session, &options);
     return tool_close(&t, rc == ASH_OK ? TOOL_OK : tool_fail(rc));
 }
 
-struct list_state { bool json; unsigned count; };
+struct list_state {
+    bool json;
+    unsigned count;
+};
 
 static bool
 print_table(void *arg, const char *name, const struct ash_table_options *options)
@@ -32,10 +51,11 @@ print_table(void *arg, const char *name, const struct ash_table_options *options
 
     if (s->json) {
         printf("%s{\"name\":", s->count++ == 0 ? "" : ",");
-        tool_print_json(stdout, ash_slice(name, strlen(name)));
+        tool_print_json(stdout, name);
         printf(",\"page_size\":%u}", options->page_size);
     } else {
-        printf("%s\n", name);
+        tool_print_bytes(stdout, ash_slice(name, strlen(name)));
+        fputc('\n', stdout);
     }
     return true;
 }
@@ -46,14 +66,13 @@ tool_tables(struct tool_args *args)
     struct list_state s = { .json = tool_flag_on(args, "json") };
     struct tool_db t;
 
-    tool_flag(args, "options");
     if (!tool_flags_done(args))
         return TOOL_USAGE;
-    ash_rc rc = tool_open(args, 0, NULL, &t);
+    ash_rc rc = tool_open_read(args, NULL, &t);
     if (rc == ASH_OK) {
-        printf(s.json ? "[" : "");
+        fputs(s.json ? "[" : "", stdout);
         rc = ash_table_list(t.session, print_table, &s);
-        printf(s.json ? "]\n" : "");
+        fputs(s.json ? "]\n" : "", stdout);
     }
     return tool_close(&t, rc == ASH_OK ? TOOL_OK : tool_fail(rc));
 }
@@ -93,16 +112,31 @@ tool_stat(struct tool_args *args)
     const char *table = args->positional_count == 2 ? args->positional[1] : NULL;
     struct tool_db t;
 
-    tool_flag(args, "options");
     if (!tool_flags_done(args))
         return TOOL_USAGE;
-    ash_rc rc = tool_open(args, 0, table, &t);
+    ash_rc rc = tool_open_read(args, table, &t);
     if (rc == ASH_OK) {
-        printf(s.json ? "{" : "");
+        fputs(s.json ? "{" : "", stdout);
         rc = table == NULL ? ash_stats(t.db, print_stat, &s) : print_table_stat(&t, &s);
-        printf(s.json ? "}\n" : "");
+        fputs(s.json ? "}\n" : "", stdout);
     }
     return tool_close(&t, rc == ASH_OK ? TOOL_OK : tool_fail(rc));
+}
+
+static void
+print_option_json(const struct ash_option_info *o, bool first)
+{
+    const char *const member[][2] = { { "name", o->name }, { "type", o->type },
+                                      { "unit", o->unit }, { "range", o->range },
+                                      { "help", o->help }, { "default", o->default_value } };
+
+    fputs(first ? "{" : ",\n {", stdout);
+    for (size_t i = 0; i < sizeof(member) / sizeof(member[0]); i++) {
+        printf("\"%s\":", member[i][0]);
+        tool_print_json(stdout, member[i][1]);
+        fputc(',', stdout);
+    }
+    printf("\"changeable\":%s}", o->changeable ? "true" : "false");
 }
 
 int
@@ -114,17 +148,18 @@ tool_options(struct tool_args *args)
 
     if (!tool_flags_done(args))
         return TOOL_USAGE;
-    printf(json ? "[" : "");
+    if (json)
+        fputc('[', stdout);
+    else
+        printf("%-18s %-10s %-22s %s\n", "NAME", "DEFAULT", "RANGE", "MEANING");
     while (ash_option_next(&iter, &o)) {
         if (json)
-            printf("%s{\"name\":\"%s\",\"type\":\"%s\",\"unit\":\"%s\",\"range\":\"%s\",\"default\":\"%s\",\"changeable\":%s,\"help\":\"%s\"}",
-                   count++ == 0 ? "" : ",\n ", o.name, o.type, o.unit, o.range, o.default_value, o.changeable ? "true" : "false",
-                   o.help);
+            print_option_json(&o, count++ == 0);
         else
-            printf("%-18s %-8s %-10s %-22s %s%s\n", o.name, o.type, o.default_value, o.range, o.help,
+            printf("%-18s %-10s %-22s %s%s\n", o.name, o.default_value, o.range, o.help,
                    o.changeable ? " (changeable)" : "");
     }
-    printf(json ? "]\n" : "");
+    fputs(json ? "]\n" : "", stdout);
     return TOOL_OK;
 }
 
@@ -134,16 +169,28 @@ print_finding(void *arg, const char *file, uint64_t page, const char *message)
     struct list_state *s = arg;
 
     if (s->json) {
-        printf("%s{\"file\":\"%s\",\"page\":%llu,\"message\":", s->count++ == 0 ? "" : ",\n ", file, (unsigned long long)page);
-        tool_print_json(stdout, ash_slice(message, strlen(message)));
-        printf("}");
+        fputs(s->count++ == 0 ? "{\"file\":" : ",\n {\"file\":", stdout);
+        tool_print_json(stdout, file);
+        printf(",\"page\":%llu,\"message\":", (unsigned long long)page);
+        tool_print_json(stdout, message);
+        fputc('}', stdout);
         return;
     }
     s->count++;
+    if (file[0] != '\0')
+        printf("%s: ", file);
     if (page != 0)
-        printf("page %llu%s%s: %s\n", (unsigned long long)page, file[0] != '\0' ? " in " : "", file, message);
-    else
-        printf("%s%s%s\n", file, file[0] != '\0' ? ": " : "", message);
+        printf("page %llu: ", (unsigned long long)page);
+    printf("%s\n", message);
+}
+
+/* Damage that already keeps the database from being opened is a finding like any other. */
+static void
+print_open_finding(struct list_state *s)
+{
+    const struct ash_error *e = ash_error_last();
+
+    print_finding(s, e->object, 0, e->message);
 }
 
 int
@@ -152,21 +199,21 @@ tool_verify(struct tool_args *args)
     struct list_state s = { .json = tool_flag_on(args, "json") };
     struct tool_db t;
 
-    tool_flag(args, "options");
     if (!tool_flags_done(args))
         return TOOL_USAGE;
-    ash_rc rc = tool_open(args, 0, NULL, &t);
-    if (rc != ASH_OK) {
-        tool_fail(rc);
-        return tool_close(&t, rc == ASH_CORRUPT ? TOOL_NOT_FOUND : TOOL_FAILED);
-    }
-    printf(s.json ? "[" : "");
-    rc = ash_verify(t.db, print_finding, &s);
-    printf(s.json ? "]\n" : "");
+    ash_rc rc = tool_open_read(args, NULL, &t);
+    if (rc != ASH_OK && rc != ASH_CORRUPT)
+        return tool_close(&t, tool_fail(rc));
+    fputs(s.json ? "[" : "", stdout);
+    if (rc == ASH_CORRUPT)
+        print_open_finding(&s);
+    else
+        rc = ash_verify(t.db, print_finding, &s);
+    fputs(s.json ? "]\n" : "", stdout);
     if (rc == ASH_OK && !s.json)
         printf("%s: no problem found.\n", args->positional[0]);
     if (rc == ASH_OK)
         return tool_close(&t, TOOL_OK);
-    tool_fail(rc);
-    return tool_close(&t, rc == ASH_CORRUPT ? TOOL_NOT_FOUND : TOOL_FAILED);
+    int result = tool_fail(rc);
+    return tool_close(&t, rc == ASH_CORRUPT ? TOOL_NO : result);
 }
