@@ -100,14 +100,20 @@ empty_edit(struct btree_edit *e, uint8_t level, uint64_t right)
 ash_rc
 btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t *root_out)
 {
-    struct buf_page root, leaf;
-    struct btree_edit root_edit = { .data = NULL }, leaf_edit = { .data = NULL };
-    struct btree_mtr bm;
     ash_rc rc = buf_reserve(env->pool, BTREE_INNER_CLASS, 1);
     if (rc == ASH_OK)
         rc = buf_reserve(env->pool, leaf_class, 1);
-    if (rc == ASH_OK)
-        rc = buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root);
+    return rc == ASH_OK ? btree__create_at(env, tree, leaf_class, NULL, root_out) : rc;
+}
+
+ash_rc
+btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t *root_out)
+{
+    struct buf_page root, leaf;
+    struct btree_edit root_edit = { .data = NULL }, leaf_edit = { .data = NULL };
+    struct btree_mtr bm;
+    uint8_t word[8];
+    ash_rc rc = buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root); /* the lowest id first */
     if (rc != ASH_OK)
         return rc;
     rc = buf_new(env->pool, PAGE_TYPE_BTREE_LEAF, leaf_class, tree, &leaf);
@@ -117,13 +123,17 @@ btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t 
     if (rc == ASH_OK)
         rc = empty_edit(&leaf_edit, 0, 0);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, env, leaf.size, 4, root_edit.size + leaf_edit.size + 16);
+        rc = btree__mtr_begin(&bm, env, leaf.size, 5, root_edit.size + leaf_edit.size + 24);
     if (rc != ASH_OK)
         goto out_leaf;
     btree__mtr_init(&bm, &root);
     btree__mtr_edit(&bm, &root, &root_edit);
     btree__mtr_init(&bm, &leaf);
     btree__mtr_edit(&bm, &leaf, &leaf_edit);
+    if (noted_in != NULL) {
+        put_le64(word, root.page);
+        btree__mtr_change(&bm, noted_in, BTREE_OP_ROOT_LOADING, word, sizeof(word));
+    }
     rc = btree__mtr_commit(&bm);
     uint64_t page = root.page;
     buf_unlatch_x(env->pool, &leaf);

@@ -50,7 +50,8 @@ struct btree_node {
     uint16_t upper_size;    /* 138  2  bytes */
     uint32_t ghosts;        /* 140  4  rows with BTREE_ROW_DELETED */
     uint32_t versions;      /* 144  4  rows with BTREE_ROW_VERSIONED */
-    uint32_t reserved[3];   /* 148 12  zero */
+    uint32_t reserved;      /* 148  4  zero */
+    uint64_t loading;       /* 152  8  root: root of a tree that a bulk load is filling, or 0; its pages belong to this tree */
 };
 ASH_ONDISK_SIZE(struct btree_node, 160);
 ASH_ONDISK_FIELD(struct btree_node, count, 40, 4);
@@ -58,6 +59,7 @@ ASH_ONDISK_FIELD(struct btree_node, right, 48, 8);
 ASH_ONDISK_FIELD(struct btree_node, hint, 64, 64);
 ASH_ONDISK_FIELD(struct btree_node, lower_offset, 128, 4);
 ASH_ONDISK_FIELD(struct btree_node, versions, 144, 4);
+ASH_ONDISK_FIELD(struct btree_node, loading, 152, 8);
 
 enum btree_row_flags {
     BTREE_ROW_VERSIONED = 1, /* the entry begins with a version head */
@@ -119,7 +121,8 @@ enum btree_op {
     BTREE_OP_INNER_MOVE = 22,               /* struct btree_op_child, key: separator becomes another, both words are set */
     BTREE_OP_INNER_WORD = 23,               /* struct btree_op_child: the slot (or `right` when slot == count) gets `left` */
     BTREE_OP_NODE_FLAGS = 24,               /* u8 flags to set */
-    BTREE_OP_LAST = 24
+    BTREE_OP_ROOT_LOADING = 25,             /* u64 page or 0 */
+    BTREE_OP_LAST = 25
 };
 
 enum btree_put_mode { BTREE_PUT_INSERT = 1, BTREE_PUT_REPLACE = 2 };

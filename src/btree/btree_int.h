@@ -50,6 +50,13 @@ struct btree btree__of(struct btree_env *env, uint32_t tree, uint64_t root, uint
 /* Largest stored row (version head, key, value) of a leaf class. */
 uint32_t btree__inline_max(uint8_t leaf_class);
 
+/* Makes an empty tree.  noted_in: a latched root whose `loading` names it from the same record on, or NULL. */
+ASH_MUST_CHECK ash_rc btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t *root_out);
+/* btree_destroy() without what `loading` names.  noted_in: the root whose `loading` is cleared by the last record, or PAGE_ID_NONE. */
+ASH_MUST_CHECK ash_rc btree__destroy_pages(struct btree_env *env, uint32_t tree, uint64_t root, uint64_t noted_in);
+/* From now on leaves may hold large values. */
+ASH_MUST_CHECK ash_rc btree__flag_large(struct btree *bt);
+
 /* ---- Logging changes (btree_mtr.c) ---- */
 
 /* A mini-transaction whose room is secured at the beginning, so that changes cannot fail half way. */
@@ -103,6 +110,14 @@ uint32_t btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t
 ASH_MUST_CHECK ash_rc btree__split(struct btree *bt, struct ash_slice key, uint32_t need);
 /* Merges the page of `level` on the way to `key` with a neighbour when both are empty enough; goes on upwards.  Best effort. */
 ASH_MUST_CHECK ash_rc btree__merge(struct btree *bt, struct ash_slice key, unsigned level);
+/* Splits the inner page of `level` on the way to `key`.  append: leaves the left page full. */
+ASH_MUST_CHECK ash_rc btree__split_inner_level(const struct btree *bt, struct ash_slice key, unsigned level, bool append);
+/* Turns both guards of a path into exclusive latches; false: start over. */
+bool btree__latch_path(const struct btree *bt, struct btree_path *path);
+void btree__unlatch_path(const struct btree *bt, struct btree_path *path);
+bool btree__parent_has_room(const struct buf_page *parent, uint32_t separator_size);
+#define BTREE_CHILD_PAYLOAD_MAX (sizeof(struct btree_op_child) + BTREE_KEY_LIMIT)
+uint32_t btree__child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right, struct ash_slice key, uint8_t *out);
 bool btree__underfull(const struct buf_page *p);
 
 /* ---- Large values (btree_large.c) ---- */

@@ -269,6 +269,7 @@ builder_begin(struct builder *b, const uint8_t *page, uint32_t size, uint8_t *sc
     *b = (struct builder){ scratch, size, size, false };
     btree__node(scratch)->level = btree__cnode(page)->level;
     btree__node(scratch)->right = btree__cnode(page)->right;
+    btree__node(scratch)->loading = btree__cnode(page)->loading;
 }
 
 /* Puts all free space into one piece and zeroes it. */
@@ -639,6 +640,11 @@ btree__apply(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, 
         if (payload_size != 1 || (payload[0] & ~BTREE_NODE_FLAGS_ALL) != 0)
             return bad_payload(page, "unknown node flags");
         btree__node(page)->flags |= payload[0];
+        return ASH_OK;
+    case BTREE_OP_ROOT_LOADING:
+        if (payload_size != 8 || btree__cnode(page)->level == 0)
+            return bad_payload(page, "a load noted in a page that is no root");
+        btree__node(page)->loading = get_le64(payload);
         return ASH_OK;
     default: return bad_payload(page, "an unknown operation");
     }

@@ -92,7 +92,7 @@ struct btree_split { uint32_t slot; uint32_t key_size; uint8_t key[BTREE_KEY_LIM
  * count >= 1. */
 void btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key, uint32_t entry_size, bool append,
                        struct btree_split *out);
-void btree__split_inner(const uint8_t *page, uint32_t size, struct btree_split *out); /* count >= 1 */
+void btree__split_inner(const uint8_t *page, bool append, struct btree_split *out); /* count >= 1 */
 /* The shortest key s with a <= s < b, to out[BTREE_KEY_LIMIT]. */
 uint32_t btree__separator(struct ash_slice a, struct ash_slice b, uint8_t *out);
 /* Heap and slot bytes of slots [from, to) if they stood in a page with this prefix. */
@@ -115,6 +115,7 @@ uint64_t btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot); /*
 /* An entry with every piece inside the page; pieces may be garbage. */
 void btree__opt_entry(const uint8_t *page, uint32_t size, uint32_t slot, struct btree_entry *out);
 unsigned btree__opt_level(const uint8_t *page);
+uint32_t btree__opt_count(const uint8_t *page, uint32_t size); /* clamped */
 /* Copies bytes that may change meanwhile. */
 void btree__opt_copy(uint8_t *to, const uint8_t *from, uint32_t size);
 struct ash_slice btree__opt_lower(const uint8_t *page, uint32_t size);

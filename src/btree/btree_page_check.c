@@ -29,7 +29,7 @@ check_head(const uint8_t *page, uint32_t size)
         return bad(page, "its type and its level disagree", n->level);
     if (n->level > BTREE_LEVEL_MAX || (n->flags & ~BTREE_NODE_FLAGS_ALL) != 0)
         return bad(page, "unknown level or flags", n->flags);
-    if (n->reserved[0] != 0 || n->reserved[1] != 0 || n->reserved[2] != 0)
+    if (n->reserved != 0 || (n->loading != 0 && n->level == 0))
         return bad(page, "reserved bytes are not zero", 148);
     if (HEAD + (uint64_t)n->count * SLOT > n->data_offset || n->data_offset > size || n->used > size - n->data_offset)
         return bad(page, "slots and heap overlap", n->data_offset);

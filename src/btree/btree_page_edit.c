@@ -243,7 +243,7 @@ btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_s
         return;
     }
     ash_assert(pos <= count);
-    if (append && pos == count) {
+    if (append && pos == count && boundary_fits(&v, size, count + 1, count, boundary_separator(&v, count, NULL))) {
         boundary = count; /* the new row alone goes right: ascending keys leave full pages behind */
     } else {
         uint32_t middle = middle_boundary(&v, count + 1);
@@ -264,11 +264,15 @@ btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_s
 }
 
 void
-btree__split_inner(const uint8_t *page, uint32_t size, struct btree_split *out)
+btree__split_inner(const uint8_t *page, bool append, struct btree_split *out)
 {
     uint32_t count = btree__cnode(page)->count, slot = count / 2;
-    (void)size;
     ash_assert(count >= 1);
+    if (append) { /* the last child alone goes right */
+        out->slot = count - 1;
+        out->key_size = btree__key(page, out->slot, out->key);
+        return;
+    }
     /* The key at `slot` moves up: prefer a short one near the middle. */
     uint32_t window = count / 8, best = slot;
     for (uint32_t i = slot - (window < slot ? window : slot); i <= slot + window && i < count; i++) {

@@ -157,6 +157,12 @@ btree__opt_level(const uint8_t *page)
     return ONCE(btree__cnode(page)->level);
 }
 
+ASH_NO_TSAN uint32_t
+btree__opt_count(const uint8_t *page, uint32_t size)
+{
+    return clamped_count(btree__cnode(page), size);
+}
+
 ASH_NO_TSAN uint64_t
 btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot)
 {

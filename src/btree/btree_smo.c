@@ -25,8 +25,8 @@ upper_of(const uint8_t *page)
 }
 
 /* Latches parent and page of a path; false: start over. */
-static bool
-latch_path(const struct btree *bt, struct btree_path *path)
+bool
+btree__latch_path(const struct btree *bt, struct btree_path *path)
 {
     if (!buf_opt_to_x(bt->env->pool, &path->parent))
         return false;
@@ -36,15 +36,15 @@ latch_path(const struct btree *bt, struct btree_path *path)
     return false;
 }
 
-static void
-unlatch_path(const struct btree *bt, struct btree_path *path)
+void
+btree__unlatch_path(const struct btree *bt, struct btree_path *path)
 {
     buf_unlatch_x(bt->env->pool, &path->node);
     buf_unlatch_x(bt->env->pool, &path->parent);
 }
 
-static uint32_t
-child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right, struct ash_slice key, uint8_t *out)
+uint32_t
+btree__child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right, struct ash_slice key, uint8_t *out)
 {
     uint32_t prefix = key.size > 0 ? btree__cnode(parent->data)->prefix_size : 0;
     struct btree_op_child op = { .left = left, .right = right, .slot = slot, .key_size = (uint16_t)(key.size - prefix) };
@@ -53,10 +53,9 @@ child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint6
         memcpy(out + sizeof(op), (const uint8_t *)key.data + prefix, op.key_size);
     return (uint32_t)sizeof(op) + op.key_size;
 }
-#define CHILD_PAYLOAD_MAX (sizeof(struct btree_op_child) + BTREE_KEY_LIMIT)
 
-static bool
-parent_has_room(const struct buf_page *parent, uint32_t separator_size)
+bool
+btree__parent_has_room(const struct buf_page *parent, uint32_t separator_size)
 {
     uint32_t tail = separator_size - btree__cnode(parent->data)->prefix_size;
     return tail + BTREE_CHILD_SIZE + SLOT <= btree__free_total(parent->data, parent->size);
@@ -96,7 +95,7 @@ split_page(const struct btree *bt, struct btree_path *path, const struct btree_s
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
     const struct page_head *head = (const void *)path->node.data;
     struct btree_mtr bm;
-    uint8_t payload[CHILD_PAYLOAD_MAX];
+    uint8_t payload[BTREE_CHILD_PAYLOAD_MAX];
     ash_rc rc = split_edits(&path->node, split, &left_edit, &right_edit);
     if (rc != ASH_OK)
         goto out;
@@ -114,7 +113,7 @@ split_page(const struct btree *bt, struct btree_path *path, const struct btree_s
         btree__mtr_edit(&bm, &path->node, &left_edit);
     uint64_t left_word = btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
     uint64_t right_word = btree__child_word(right_out->page, btree__node_rows(right_out->data, right_out->size));
-    uint32_t size = child_payload(&path->parent, path->slot, left_word, right_word, ash_slice(split->key, split->key_size), payload);
+    uint32_t size = btree__child_payload(&path->parent, path->slot, left_word, right_word, ash_slice(split->key, split->key_size), payload);
     btree__mtr_change(&bm, &path->parent, BTREE_OP_INNER_SPLIT, payload, size);
     rc = btree__mtr_commit(&bm);
     if (rc != ASH_OK)
@@ -172,7 +171,7 @@ enum split_result { SPLIT_DONE, SPLIT_AGAIN, SPLIT_PARENT };
 
 /* One try at the inner page of `level` on the way to `key`. */
 static ash_rc
-split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, enum split_result *result)
+split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, bool append, enum split_result *result)
 {
     struct buf_pool *pool = bt->env->pool;
     struct btree_path path;
@@ -192,14 +191,14 @@ split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, e
         buf_unlatch_x(pool, &path.node);
         return rc;
     }
-    if (!latch_path(bt, &path)) {
+    if (!btree__latch_path(bt, &path)) {
         *result = SPLIT_AGAIN;
         return ASH_OK;
     }
     if (btree__cnode(path.node.data)->count > 0) {
         struct btree_split split;
-        btree__split_inner(path.node.data, path.node.size, &split);
-        if (parent_has_room(&path.parent, split.key_size)) {
+        btree__split_inner(path.node.data, append, &split);
+        if (btree__parent_has_room(&path.parent, split.key_size)) {
             struct buf_page right;
             rc = split_page(bt, &path, &split, &right);
             if (rc == ASH_OK)
@@ -209,17 +208,17 @@ split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, e
             *result = SPLIT_PARENT;
         }
     }
-    unlatch_path(bt, &path);
+    btree__unlatch_path(bt, &path);
     return rc;
 }
 
-static ash_rc
-split_inner(const struct btree *bt, struct ash_slice key, unsigned level)
+ash_rc
+btree__split_inner_level(const struct btree *bt, struct ash_slice key, unsigned level, bool append)
 {
     unsigned at = level, tries = 0;
     for (;;) {
         enum split_result result;
-        ash_rc rc = split_inner_once(bt, key, at, &result);
+        ash_rc rc = split_inner_once(bt, key, at, append, &result);
         if (rc != ASH_OK)
             return rc;
         if (result == SPLIT_DONE && at == level)
@@ -251,10 +250,10 @@ shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, str
     }
     if (from == count)
         return ASH_OK;
-    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT], payload[CHILD_PAYLOAD_MAX];
+    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT], payload[BTREE_CHILD_PAYLOAD_MAX];
     struct ash_slice x = ash_slice(a, btree__key(left->data, from - 1, a)), y = ash_slice(b, btree__key(left->data, from, b));
     struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(separator, btree__separator(x, y, separator)) };
-    if (!parent_has_room(parent, (uint32_t)middle.key.size)) /* the old one's bytes come on top */
+    if (!btree__parent_has_room(parent, (uint32_t)middle.key.size)) /* the old one's bytes come on top */
         return ASH_OK;
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
     struct btree_mtr bm;
@@ -273,7 +272,7 @@ shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, str
         btree__edit_end(&left_edit);
         btree__mtr_edit(&bm, right, &right_edit);
         btree__mtr_edit(&bm, left, &left_edit);
-        uint32_t size = child_payload(parent, slot, btree__child_word(left->page, btree__node_rows(left->data, left->size)),
+        uint32_t size = btree__child_payload(parent, slot, btree__child_word(left->page, btree__node_rows(left->data, left->size)),
                                       btree__child_word(right->page, btree__node_rows(right->data, right->size)), middle.key, payload);
         btree__mtr_change(&bm, parent, BTREE_OP_INNER_MOVE, payload, size);
         rc = btree__mtr_commit(&bm);
@@ -321,7 +320,7 @@ split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint
     btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, key, need, append, &split);
     if (leaf->size > BTREE_MOVE_MAX)
         limit_move(leaf->data, &split);
-    if (!parent_has_room(&path->parent, split.key_size)) {
+    if (!btree__parent_has_room(&path->parent, split.key_size)) {
         *parent_full = true;
         return ASH_OK;
     }
@@ -350,17 +349,19 @@ btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
             rc = btree__descend(bt, key, 0, &path);
         if (rc != ASH_OK)
             return rc;
-        if (!latch_path(bt, &path)) {
+        if (!btree__latch_path(bt, &path)) {
             rc = btree__restart(bt, &tries);
             if (rc != ASH_OK)
                 return rc;
             continue;
         }
+        bool parent_append = path.slot == btree__cnode(path.parent.data)->count &&
+                             atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == path.node.page;
         rc = split_leaf(bt, &path, key, need, &parent_full);
-        unlatch_path(bt, &path);
+        btree__unlatch_path(bt, &path);
         if (rc != ASH_OK || !parent_full)
             return rc;
-        rc = split_inner(bt, key, 1);
+        rc = btree__split_inner_level(bt, key, 1, parent_append);
         if (rc != ASH_OK)
             return rc;
     }
@@ -422,7 +423,7 @@ merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, stru
     btree__edit_end(&edit);
     btree__mtr_edit(&bm, left, &edit);
     uint64_t left_word = btree__child_word(left->page, btree__node_rows(left->data, left->size));
-    uint32_t size = child_payload(parent, slot, left_word, 0, ash_slice(NULL, 0), payload);
+    uint32_t size = btree__child_payload(parent, slot, left_word, 0, ash_slice(NULL, 0), payload);
     btree__mtr_change(&bm, parent, BTREE_OP_INNER_MERGE, payload, size);
     btree__mtr_free(&bm, right);
     rc = btree__mtr_commit(&bm);
@@ -541,12 +542,12 @@ merge_once(const struct btree *bt, struct ash_slice key, unsigned level, struct 
         return rc;
     if (!path.has_parent)
         return merge_root(bt, &path.node, step);
-    if (!latch_path(bt, &path)) {
+    if (!btree__latch_path(bt, &path)) {
         step->again = true;
         return ASH_OK;
     }
     rc = merge_with_neighbour(bt, &path, step);
-    unlatch_path(bt, &path);
+    btree__unlatch_path(bt, &path);
     return rc;
 }
 

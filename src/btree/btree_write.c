@@ -290,8 +290,8 @@ fill_pages(struct change *c, uint64_t savepoint)
 }
 
 /* The row's descriptions of value pages are looked for only in trees that have the flag. */
-static ash_rc
-flag_large(struct btree *bt)
+ash_rc
+btree__flag_large(struct btree *bt)
 {
     struct buf_page root;
     ash_rc rc = buf_latch_x(bt->env->pool, bt->root, &root);
@@ -345,7 +345,7 @@ btree_write(struct btree *bt, struct txn *t, enum btree_write_kind kind, struct 
     uint8_t classes[BTREE_LARGE_PAGES_MAX];
     c.put.value = ash_slice(c.pages.description, sizeof(struct btree_large) + 8 * (size_t)btree__large_plan((uint32_t)value.size, classes));
     uint64_t savepoint = txn_savepoint(t);
-    rc = flag_large(bt);
+    rc = btree__flag_large(bt);
     if (rc == ASH_OK)
         rc = change_row(&c);
     return rc == ASH_OK ? fill_pages(&c, savepoint) : rc;

@@ -407,7 +407,7 @@ START_TEST(children_match_a_sorted_array)
     }
     if (count >= 1) {
         struct btree_split s;
-        btree__split_inner(page, 4096, &s);
+        btree__split_inner(page, false, &s);
         ck_assert(s.slot < count && s.key_size == 4);
     }
     mem_free(MEM_TEST, page);
