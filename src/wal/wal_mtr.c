@@ -77,7 +77,8 @@ debug_check_page(const struct mtr *m, unsigned slot, uint64_t start, uint64_t en
         at++;
     fprintf(stderr, "redo of page %llu (last operation %u) differs from the page at byte %u: %02x instead of %02x\n",
             (unsigned long long)p->page, last_op, at, copy[at], p->data[at]);
-    ash_assert(!"redo must reproduce the page");
+    bool redo_reproduces_the_page = false;
+    ash_assert(redo_reproduces_the_page);
 }
 
 static void

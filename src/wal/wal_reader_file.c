@@ -134,7 +134,8 @@ wal__reader_find(struct wal_reader *r, const struct wal_position *from)
         rc = r->ended;
     if (rc != ASH_OK)
         return rc;
-    qsort(r->found, r->found_count, sizeof(*r->found), by_number);
+    if (r->found_count > 0)
+        qsort(r->found, r->found_count, sizeof(*r->found), by_number);
     rc = read_heads(r);
     if (rc != ASH_OK)
         return rc;

@@ -204,6 +204,69 @@ START_TEST(concurrent_appends_keep_each_tasks_order)
 }
 END_TEST
 
+/* ---- Reading what is about to be overwritten ---- */
+
+struct chase { struct wal *wal; _Atomic uint64_t start[64]; _Atomic unsigned count; _Atomic bool done; };
+
+static void
+chase_append(void *arg)
+{
+    struct chase *c = arg;
+    for (unsigned i = 0; i < 3000; i++) {
+        uint64_t start;
+        ck_ok(wenv_append(c->wal, i, 3000 + i % 1000, &start, NULL));
+        atomic_store(&c->start[i / 16 % 64], i % 16 == 0 ? start : atomic_load(&c->start[i / 16 % 64]));
+        if (i % 16 == 0)
+            atomic_fetch_add(&c->count, 1);
+    }
+    atomic_store(&c->done, true);
+}
+
+/* One task appends as fast as it can, another reads the oldest records of the buffer: right bytes or ASH_WOULD_BLOCK. */
+static void
+chase_body(struct env *e)
+{
+    struct chase *c = mem_zalloc(MEM_TEST, sizeof(*c));
+    struct task *t;
+    uint8_t *buf = mem_alloc(MEM_TEST, 4096);
+    unsigned read = 0, spins = 0;
+    struct wal_options o = wenv_options(e);
+    o.segment_bytes = 4u << 20;
+    c->wal = wenv_create(e, &o);
+    ck_ok(task_spawn(e->rt, "appender", chase_append, c, &t));
+    while (!atomic_load(&c->done)) {
+        unsigned count = atomic_load(&c->count);
+        uint64_t reserved = wal_reserved(c->wal);
+        task_relax(&spins);
+        for (unsigned i = 0; i < 64 && i < count; i++) {
+            uint64_t start = atomic_load(&c->start[i]), n;
+            if (start == 0 || start + WENV_BUFFER > reserved + 40000 || start + WENV_BUFFER < reserved)
+                continue; /* not at the edge */
+            uint32_t size;
+            ash_rc rc = wal_read_nowait(c->wal, start, buf, 4096, &size);
+            if (rc == ASH_WOULD_BLOCK)
+                continue;
+            ck_assert_msg(rc == ASH_OK, "%s", err_current()->message);
+            ck_assert(wenv_check(buf, size, &n));
+            read++;
+        }
+    }
+    task_join(t);
+    ck_ok(wal_close(c->wal));
+    (void)read;
+    mem_free(MEM_TEST, buf);
+    mem_free(MEM_TEST, c);
+}
+
+START_TEST(what_is_being_overwritten_is_not_read)
+{
+    for (uint64_t seed = 1; seed <= (_i == IO_BACKEND_SIM ? 6 : 1); seed++) {
+        struct env e = { .kind = (enum io_backend_kind)_i, .seed = test_seed(seed) };
+        ck_ok(env_run(&e, chase_body));
+    }
+}
+END_TEST
+
 /* ---- Callbacks ---- */
 
 static _Atomic unsigned called;
@@ -325,6 +388,7 @@ suite(void)
     tcase_add_loop_test(t, appended_is_read_back, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, records_of_the_greatest_size_are_read_back, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, concurrent_appends_keep_each_tasks_order, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, what_is_being_overwritten_is_not_read, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, callbacks_come_once_and_not_before_durability, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, asynchronous_flush_happens_soon, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, truncated_segments_are_recycled_and_never_read, IO_BACKEND_URING, IO_BACKEND_SIM + 1);

@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 
+#include "base/crc.h"
 #include "tests/wal/wal_env.h"
 
 #define KNOWN_MAX 700
@@ -491,6 +492,46 @@ START_TEST(damage_below_durable_is_found)
 }
 END_TEST
 
+/* ---- Former lives of a file ---- */
+
+static void
+three_blocks_body(struct env *e)
+{
+    struct life *l = (struct life *)e;
+    uint64_t end;
+    l->wal = wenv_create(e, NULL);
+    for (unsigned i = 0; i < 3; i++) {
+        ck_assert(append_noted(l, 100, &end));
+        ck_assert(flush_noted(l, end));
+    }
+    ck_ok(wal_close(l->wal));
+}
+
+/* A segment is begun anew (epoch 2) over a former life (epoch 1) of the same number, whose second and third block fit to the last byte:
+ * only the epoch tells that they are stale. */
+START_TEST(blocks_of_a_former_epoch_are_not_read)
+{
+    static const char name[] = "wal-0000000000000001.log";
+    struct life *l = first_life(test_seed(5), false);
+    uint8_t page[4096];
+    uint64_t end;
+    ck_ok(life_run(l, three_blocks_body));
+    ck_rc(read_damaged(l, l->env.disk, l->acked, &end), ASH_NOT_FOUND);
+    ck_ok(sim_disk_peek(l->env.disk, "db", name, 0, page, 4096));
+    put_le32(page + offsetof(struct wal_segment_head, epoch), 2);
+    put_le32(page + 4, crc32c(0, page + 8, 4096 - 8));
+    ck_ok(sim_disk_poke(l->env.disk, "db", name, 0, page, 4096));
+    ck_ok(sim_disk_peek(l->env.disk, "db", name, 4096, page, 4096));
+    put_le32(page + offsetof(struct wal_block_head, epoch), 2);
+    put_le32(page + 4, crc32c(0, page + 8, WAL_BLOCK_HEAD - 8 + get_le32(page + offsetof(struct wal_block_head, payload))));
+    ck_ok(sim_disk_poke(l->env.disk, "db", name, 4096, page, 4096));
+    ck_rc(read_damaged(l, l->env.disk, 0, &end), ASH_NOT_FOUND);
+    ck_assert_uint_eq(end, WAL_LSN_FIRST + wal__padded(100));
+    ck_rc(read_damaged(l, l->env.disk, l->acked, &end), ASH_CORRUPT);
+    free_life(l);
+}
+END_TEST
+
 /* ---- Full disk ---- */
 
 struct full { struct env env; bool give_up; };
@@ -556,6 +597,7 @@ suite(void)
     tcase_add_loop_test(t, power_cut_loses_nothing_acknowledged_and_invents_nothing, 0, (int)test_scale(8, 200));
     tcase_add_loop_test(t, failed_write_acknowledges_nothing_more, IO_OP_WRITE, IO_OP_FLUSH + 1);
     tcase_add_loop_test(t, damage_below_durable_is_found, 0, 4);
+    tcase_add_test(t, blocks_of_a_former_epoch_are_not_read);
     tcase_add_loop_test(t, full_disk_is_an_error_that_passes, 0, 2);
     suite_add_tcase(s, t);
     return s;

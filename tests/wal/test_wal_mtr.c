@@ -134,6 +134,7 @@ redo_equals_live_body(struct env *e)
     }
     ck_ok(mtr_commit(&m, &record, &start, &end));
     ck_assert_uint_eq(start, WAL_LSN_FIRST);
+    ck_assert_uint_le(buf_oldest_dirty(s.pool), start); /* redo would begin at the change or before */
     for (unsigned i = 0; i < PAGES; i++) {
         ck_assert_uint_eq(((struct page_head *)(void *)p[i].data)->lsn, end);
         buf_unlatch_x(s.pool, &p[i]);
