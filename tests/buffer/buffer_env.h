@@ -21,9 +21,9 @@
 /* ---- The store ---- */
 
 struct toy_page {
-    uint64_t offset;   /* of its current place; 0: none */
-    uint8_t page_class;
-    bool allocated;
+    _Atomic uint64_t offset;   /* of its current place; 0: none */
+    _Atomic uint8_t page_class;
+    _Atomic bool allocated;
     /* for the check of the dirty-page table: page LSN in the place that a crash now leads to, and in the one being made durable */
     uint64_t lsn_durable, lsn_next, map_next;
 };
@@ -34,11 +34,11 @@ struct pstore {
     struct toy_page *page; /* TOY_PAGES_MAX */
     uint64_t next, limit;  /* bytes of the file */
     uint64_t high;
-    uint64_t cancelled, released, reads;
+    _Atomic uint64_t cancelled, reads;
     uint64_t fail_write_at; /* this call fails with fail_rc */
     uint64_t writes;
     ash_rc fail_rc;
-    bool fail_sticky;
+    bool fail_sticky, redo;
     const struct toy_log *log;
     uint64_t *lsn_at; /* by offset / 4096: page LSN of the image there */
 };
@@ -82,7 +82,9 @@ pstore_page_free(struct pstore *ps, uint64_t page, uint64_t lsn)
     ash_assert(!task_mutex_trylock(&ps->map_lock)); /* the caller has it */
     task_mutex_lock(&ps->space_lock);
     ash_assert(ps->page[page].allocated);
-    ps->page[page] = (struct toy_page){ .offset = 0 };
+    ps->page[page].offset = 0;
+    ps->page[page].lsn_durable = ps->page[page].lsn_next = ps->page[page].map_next = 0;
+    ps->page[page].allocated = false;
     task_mutex_unlock(&ps->space_lock);
 }
 
@@ -101,9 +103,10 @@ pstore_page_allocated(const struct pstore *ps, uint64_t page)
 bool
 pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_out, uint8_t *class_out)
 {
-    if (page >= TOY_PAGES_MAX || ps->page[page].offset == 0)
+    uint64_t offset = page < TOY_PAGES_MAX ? ps->page[page].offset : 0;
+    if (offset == 0)
         return false;
-    *entry_out = map_entry_make(ps->page[page].offset, PAGE_CLASS_SIZE(ps->page[page].page_class), 0);
+    *entry_out = map_entry_make(offset, PAGE_CLASS_SIZE(ps->page[page].page_class), 0);
     *class_out = ps->page[page].page_class;
     return true;
 }
@@ -217,15 +220,14 @@ pstore_install(struct pstore *ps, uint64_t page, struct map_entry entry, uint64_
     ps->page[page].lsn_next = ps->lsn_at[map_entry_offset(entry) / 4096];
     ps->page[page].map_next = lsn;
     ash_assert(ps->page[page].allocated); /* no MAP record follows a FREE record */
-    ps->page[page].offset = map_entry_offset(entry);
     ps->page[page].page_class = (uint8_t)log2_floor(map_entry_length(entry) / PAGE_SIZE_MIN);
+    ps->page[page].offset = map_entry_offset(entry);
 }
 
 void
 pstore_release(struct pstore *ps, uint64_t durable_lsn)
 {
-    ash_assert(durable_lsn <= atomic_load(&ps->log->durable)); /* I1 */
-    ps->released = durable_lsn;
+    ash_assert(ps->redo || durable_lsn <= atomic_load(&ps->log->durable)); /* I1 */
 }
 
 /* ---- The log ---- */
@@ -298,8 +300,43 @@ struct world {
     uint64_t file_bytes;
 };
 
+/* Log ops as recovery's redo has them: everything is durable, places wait for the next checkpoint. */
+static ash_rc
+toy_redo_flush_to(void *ctx, uint64_t lsn)
+{
+    (void)ctx;
+    (void)lsn;
+    return ASH_OK;
+}
+
+static uint64_t
+toy_redo_durable(void *ctx)
+{
+    (void)ctx;
+    return UINT64_MAX;
+}
+
+static ash_rc
+toy_redo_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
+{
+    (void)ctx;
+    (void)writes;
+    (void)count;
+    *end_out = PSTORE_LSN_CHECKPOINT;
+    return ASH_OK;
+}
+
 __attribute__((unused)) static void
-world_open(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
+world_start_redo(struct world *w)
+{
+    struct buf_log_ops ops = { &w->log, toy_redo_flush_to, toy_redo_durable, toy_redo_durable, toy_redo_append_map };
+    w->ps.redo = true;
+    ck_ok(buf_start(w->pool, &ops));
+}
+
+/* The pool is not started. */
+__attribute__((unused)) static void
+world_create(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
 {
     memset(w, 0, sizeof(*w));
     w->env = e;
@@ -318,9 +355,22 @@ world_open(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
     w->log.reserved = w->log.durable = 4096;
     w->log.ps = &w->ps;
     struct buf_options o = { .bytes = bytes, .io = e->io, .rt = e->rt, .pstore = &w->ps, .writers = writers, .page_id_max = TOY_PAGES_MAX };
-    struct buf_log_ops ops = { &w->log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
     ck_ok(buf_create(&o, &w->pool));
+}
+
+__attribute__((unused)) static void
+world_start(struct world *w)
+{
+    w->ps.redo = false;
+    struct buf_log_ops ops = { &w->log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
     ck_ok(buf_start(w->pool, &ops));
+}
+
+__attribute__((unused)) static void
+world_open(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
+{
+    world_create(w, e, bytes, writers);
+    world_start(w);
 }
 
 __attribute__((unused)) static void

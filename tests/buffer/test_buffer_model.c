@@ -185,8 +185,8 @@ op_replace(struct model *m, struct slot *s, struct random *rnd)
         must(page_value(&p) == atomic_load(&s->value));
         pstore_map_lock(&m->w.ps);
         uint64_t end = toy_append(&m->w.log, 32);
+        atomic_store(&s->page, 0); /* first: who reads the new gen must not find the old page */
         atomic_fetch_add(&s->gen, 1);
-        atomic_store(&s->page, 0);
         buf_free(m->w.pool, &p, end);
         pstore_map_unlock(&m->w.ps);
         atomic_fetch_add_explicit(&m->freed, 1, memory_order_relaxed);
