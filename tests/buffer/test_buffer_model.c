@@ -10,16 +10,16 @@
  */
 #include "tests/buffer/buffer_env.h"
 
-#define SLOTS 150u
+#define SLOTS       150u
 #define CHANGES_MAX 64u /* remembered per page */
-#define WORKERS 6u
-#define must(cond) ash_assert(cond) /* also in threads */
+#define WORKERS     6u
+#define must(cond)  ash_assert(cond) /* also in threads */
 
 struct slot {
-    _Atomic uint64_t page;   /* 0: none now */
-    _Atomic uint64_t value;  /* of the page */
-    _Atomic uint64_t gen;    /* changes with the page, under its exclusive latch */
-    _Atomic bool busy;       /* somebody frees or creates its page */
+    _Atomic uint64_t page;  /* 0: none now */
+    _Atomic uint64_t value; /* of the page */
+    _Atomic uint64_t gen;   /* changes with the page, under its exclusive latch */
+    _Atomic bool busy;      /* somebody frees or creates its page */
     uint8_t page_class;
     /* of the changes since the page was made; under the exclusive latch */
     uint32_t changes;
@@ -33,7 +33,10 @@ struct model {
     uint64_t seed;
     bool faults;
     struct task *task[WORKERS];
-    struct { struct model *m; unsigned index; } arg[WORKERS];
+    struct {
+        struct model *m;
+        unsigned index;
+    } arg[WORKERS];
     _Atomic uint64_t reads, valid, changed, freed;
 };
 
@@ -65,7 +68,8 @@ static void
 op_read_opt(struct model *m, struct slot *s)
 {
     struct buf_page p;
-    uint64_t gen = atomic_load(&s->gen), before = atomic_load(&s->value), page = atomic_load(&s->page), value = 0;
+    uint64_t gen = atomic_load(&s->gen), before = atomic_load(&s->value),
+             page = atomic_load(&s->page), value = 0;
 
     if (page == 0 || atomic_load(&s->gen) != gen)
         return;
@@ -261,7 +265,8 @@ worker(void *arg)
     random_init(&rnd, m->seed * 100 + index);
     for (unsigned i = 0; i < m->ops; i++) {
         /* half of the uses go to few slots, so that tasks meet */
-        struct slot *s = &m->slot[random_chance(&rnd, 1, 2) ? random_below(&rnd, 6) : random_below(&rnd, SLOTS)];
+        struct slot *s =
+            &m->slot[random_chance(&rnd, 1, 2) ? random_below(&rnd, 6) : random_below(&rnd, SLOTS)];
         uint64_t what = random_below(&rnd, 1000);
         if (what < 350)
             op_read_opt(m, s);
@@ -278,13 +283,15 @@ worker(void *arg)
         else if (what < 955)
             buf_evict_all(m->w.pool);
         else if (what < 965)
-            must(buf_write_until(m->w.pool, atomic_load(&m->w.log.reserved)) == ASH_OK || m->faults);
+            must(buf_write_until(m->w.pool, atomic_load(&m->w.log.reserved)) == ASH_OK ||
+                 m->faults);
         else if (what < 975)
             buf_pace(m->w.pool, atomic_load(&m->w.log.reserved));
         else if (what < 985)
             op_dirty_table(m);
         else
-            must(buf_reserve(m->w.pool, (uint8_t)random_below(&rnd, m->classes), 2) == ASH_OK || m->faults);
+            must(buf_reserve(m->w.pool, (uint8_t)random_below(&rnd, m->classes), 2) == ASH_OK ||
+                 m->faults);
     }
 }
 
@@ -391,6 +398,37 @@ START_TEST(contents_agree_in_other_shapes)
 }
 END_TEST
 
+/* Goal: reads that fail now and then, or writes that fail for good, leave no latch, frame or wrong content behind. */
+START_TEST(disk_errors_leave_contents_right)
+{
+    memset(&run, 0, sizeof(run));
+    run.faults = true;
+    for (uint64_t seed = 1; seed <= test_scale(100, 3000); seed++) {
+        struct env e = { .kind = IO_BACKEND_SIM, .seed = seed };
+        ck_ok(sim_disk_create(seed, &e.disk));
+        for (unsigned i = 0; i < 8; i++)
+            sim_disk_fault(e.disk, &(struct sim_fault){ .kind = SIM_FAULT_ERROR,
+                                                        .op = IO_OP_READ,
+                                                        .nth = 5 + seed % 7 + i * 23,
+                                                        .sys_errno = 5 });
+        if (seed % 3 == 0)
+            sim_disk_fault(e.disk, &(struct sim_fault){ .kind = SIM_FAULT_ERROR,
+                                                        .op = IO_OP_WRITE,
+                                                        .nth = 150 + seed * 7 % 300,
+                                                        .sys_errno = 5 });
+        run.seed = seed;
+        run.bytes = 256 << 10;
+        run.classes = 3;
+        run.writers = 1;
+        run.ops = 120;
+        assert_note_seed(seed);
+        ash_rc rc = env_run(&e, body);
+        ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)seed, ash_rc_name(rc));
+        sim_disk_destroy(e.disk);
+    }
+}
+END_TEST
+
 /* Goal: equal seeds give equal runs. */
 START_TEST(runs_are_reproducible)
 {
@@ -424,6 +462,7 @@ suite(void)
     TCase *c = tcase_create("model");
     tcase_add_test(c, contents_agree_with_the_model);
     tcase_add_test(c, contents_agree_in_other_shapes);
+    tcase_add_test(c, disk_errors_leave_contents_right);
     tcase_add_test(c, runs_are_reproducible);
     tcase_set_timeout(c, 600);
     suite_add_tcase(s, c);
