@@ -2,15 +2,12 @@
  *
  * db_env.h - a whole engine for a test: on a real directory (uring or threads) or in a simulation.
  *
- * A test fills struct db_env and calls db_env_run(): its body runs as a task of the right kind and opens the database itself, as often
- * as it likes, with db_env_open().  In simulation everything follows from `seed`.
+ * A test fills struct db_env and calls db_env_run(): its body runs as a task of the right kind and
+ * opens the database itself, as often as it likes, with db_env_open().  In simulation everything
+ * follows from `seed`.
  */
 #ifndef ASH_TESTS_DB_ENV_H
 #define ASH_TESTS_DB_ENV_H
-
-#include <dirent.h>
-#include <stdarg.h>
-#include <unistd.h>
 
 #include "api/api.h"
 #include "base/assert.h"
@@ -21,6 +18,10 @@
 #include "storage/sim_disk.h"
 #include "task/task.h"
 #include "tests/test_main.h"
+
+#include <dirent.h>
+#include <stdarg.h>
+#include <unistd.h>
 
 /* What random tests print when they fail; set by db_env_run(). */
 __attribute__((unused)) static uint64_t db_env_seed;
@@ -36,22 +37,24 @@ db_env_fail(const char *file, int line, const char *what, const char *format, ..
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
-    fprintf(stderr, "\n  run \"%s\"; replay with ASH_TEST_SEED=%llu\n", db_env_name, (unsigned long long)db_env_seed);
+    fprintf(stderr, "\n  run \"%s\"; replay with ASH_TEST_SEED=%llu\n", db_env_name,
+            (unsigned long long)db_env_seed);
     fflush(stderr);
     _exit(1);
 }
 
-#define must(cond, ...)                                           \
-    do {                                                          \
-        if (!(cond))                                              \
+#define must(cond, ...)                                          \
+    do {                                                         \
+        if (!(cond))                                             \
             db_env_fail(__FILE__, __LINE__, #cond, __VA_ARGS__); \
     } while (0)
-#define must_rc(expr, expected)                                                                              \
-    do {                                                                                                     \
-        ash_rc must_got_ = (expr);                                                                           \
-        if (must_got_ != (expected))                                                                         \
-            db_env_fail(__FILE__, __LINE__, #expr, "%s instead of %s: %s (%s)", ash_rc_name(must_got_),      \
-                        ash_rc_name(expected), ash_error_last()->message, ash_error_last()->where);          \
+#define must_rc(expr, expected)                                                                   \
+    do {                                                                                          \
+        ash_rc must_got_ = (expr);                                                                \
+        if (must_got_ != (expected))                                                              \
+            db_env_fail(__FILE__, __LINE__, #expr, "%s instead of %s: %s (%s)",                   \
+                        ash_rc_name(must_got_), ash_rc_name(expected), ash_error_last()->message, \
+                        ash_error_last()->where);                                                 \
     } while (0)
 #define must_ok(expr) must_rc(expr, ASH_OK)
 
@@ -60,7 +63,7 @@ struct db_env {
     uint64_t seed;
     uint64_t step_max; /* simulation; 0: generous */
     const char *name;
-    bool keep;         /* the directory, after the run */
+    bool keep; /* the directory, after the run */
 
     struct task_runtime *rt;
     struct sim_disk *disk; /* made by db_env_run() when NULL, and then destroyed by it */
@@ -71,7 +74,8 @@ struct db_env {
 };
 
 /* The smallest database there can be: cheap to open, and every limit is near. */
-#define DB_ENV_TINY "cache=1MiB,wal_buffer=1MiB,wal_segment=64KiB,zone_size=64KiB,wal_limit=1MiB,wal_writers=1"
+#define DB_ENV_TINY \
+    "cache=1MiB,wal_buffer=1MiB,wal_segment=64KiB,zone_size=64KiB,wal_limit=1MiB,wal_writers=1"
 
 __attribute__((unused)) static ash_rc
 db_env_try_open(struct db_env *e, unsigned flags, const char *options, bool quiet, ash_db **db_out)
@@ -131,7 +135,8 @@ db_env_run(struct db_env *e, void (*fn)(struct db_env *e))
     db_env_name = e->name != NULL ? e->name : "";
     assert_note_seed(e->seed);
     if (e->kind == IO_BACKEND_SIM) {
-        struct task_sim_options o = { .seed = e->seed, .step_max = e->step_max != 0 ? e->step_max : 200000000 };
+        struct task_sim_options o = { .seed = e->seed,
+                                      .step_max = e->step_max != 0 ? e->step_max : 200000000 };
         bool own = e->disk == NULL;
         if (own)
             must_ok(sim_disk_create(e->seed, &e->disk));

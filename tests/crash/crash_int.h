@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * crash_int.h - the calls that crash_script.c is made of.  Each returns false when the script must stop (an injected fault).
+ * crash_int.h - the calls that crash_script.c is made of.  Each returns false when the script must
+ * stop (an injected fault).
  */
 #ifndef ASH_TESTS_CRASH_INT_H
 #define ASH_TESTS_CRASH_INT_H
@@ -14,7 +15,8 @@ struct crash_savepoint {
 
 bool crash__failed(struct crash_actor *a, ash_rc rc);
 bool crash_begin(struct crash_actor *a, enum ash_durability durability);
-/* Outside a transaction these are commits of their own.  A conflict (several sessions) rolls back: see a->in_txn. */
+/* Outside a transaction these are commits of their own.  A conflict (several sessions) rolls back:
+ * see a->in_txn. */
 bool crash_put(struct crash_actor *a, uint32_t table, uint32_t key, uint32_t size);
 bool crash_delete(struct crash_actor *a, uint32_t table, uint32_t key);
 bool crash_commit(struct crash_actor *a);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * crash_script.c - what the crash and fault tests let the engine do.  Every verb of the API that changes something is in one of them.
+ * crash_script.c - what the crash and fault tests let the engine do.  Every verb of the API that
+ * changes something is in one of them.
  */
 #include "tests/crash/crash_int.h"
 
-#define TRY(call)   \
-    do {            \
+#define TRY(call)    \
+    do {             \
         if (!(call)) \
-            return; \
+            return;  \
     } while (0)
 
 static void
@@ -215,7 +216,10 @@ random_txn(struct crash_actor *a, uint32_t tables)
         if (random_chance(r, 1, 4))
             TRY(crash_delete(a, t, k));
         else
-            TRY(crash_put(a, t, k, (uint32_t)random_below(r, random_chance(r, 1, 20) ? 20000 : random_chance(r, 1, 3) ? 900 : 100)));
+            TRY(crash_put(a, t, k,
+                          (uint32_t)random_below(r, random_chance(r, 1, 20)  ? 20000
+                                                    : random_chance(r, 1, 3) ? 900
+                                                                             : 100)));
         if (a->in_txn && random_chance(r, 1, 12))
             TRY(crash_rollback_to(a, &sp));
     }

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * crash_world.c - what crash_world.h says: noting commits, states as numbers, reading a database's state.
+ * crash_world.c - what crash_world.h says: noting commits, states as numbers, reading a database's
+ * state.
  *
- * Memory of the tests is plain malloc(): it must outlive the simulation and must not fail when the engine's does.
+ * Memory of the tests is plain malloc(): it must outlive the simulation and must not fail when the
+ * engine's does.
  */
 #include "tests/crash/crash_world.h"
 
 #include "api/api_int.h"
+
 #include "tests/crash/crash_int.h"
 
 #define VALUE_MAX (1u << 20)
@@ -90,7 +93,8 @@ crash__failed(struct crash_actor *a, ash_rc rc)
     if (rc == ASH_OK)
         return a->w->failed != ASH_OK;
     if (!a->w->faults)
-        must(false, "script %s: %s: %s (%s)", a->w->script->name, ash_rc_name(rc), ash_error_last()->message, ash_error_last()->where);
+        must(false, "script %s: %s: %s (%s)", a->w->script->name, ash_rc_name(rc),
+             ash_error_last()->message, ash_error_last()->where);
     if (a->w->failed == ASH_OK)
         a->w->failed = rc;
     return true;
@@ -110,7 +114,8 @@ commit_begins(struct crash_actor *a)
     struct crash_world *w = a->w;
 
     w->commit = grow(w->commit, &w->commit_room, w->commit_count + 1, sizeof(*w->commit));
-    w->change = grow(w->change, &w->change_room, w->change_count + a->own_count, sizeof(*w->change));
+    w->change =
+        grow(w->change, &w->change_room, w->change_count + a->own_count, sizeof(*w->change));
     struct crash_commit *c = &w->commit[w->commit_count];
     *c = (struct crash_commit){ .first = w->change_count, .count = a->own_count };
     if (a->own_count > 0)
@@ -128,7 +133,8 @@ commit_done(struct crash_world *w, uint32_t commit, uint64_t lsn, bool acked)
         w->acked_lsn = lsn;
 }
 
-/* A failure of the call leaves the outcome open when the log may have it: the last call of a failed run. */
+/* A failure of the call leaves the outcome open when the log may have it: the last call of a failed
+ * run. */
 static bool
 commit_failed(struct crash_actor *a, uint32_t commit, ash_rc rc)
 {
@@ -229,7 +235,8 @@ crash_delete(struct crash_actor *a, uint32_t table, uint32_t key)
     return true;
 }
 
-/* With several sessions the order of commits must be known, so the log position is asked for where ash_commit() does not tell it. */
+/* With several sessions the order of commits must be known, so the log position is asked for where
+ * ash_commit() does not tell it. */
 bool
 crash_commit(struct crash_actor *a)
 {
@@ -386,11 +393,15 @@ crash_bulk(struct crash_actor *a, uint32_t table, uint32_t count, uint32_t size)
 /* ---- A run ---- */
 
 ash_rc
-crash_open(struct task_runtime *rt, struct sim_disk *disk, unsigned flags, bool quiet, ash_db **db_out)
+crash_open(struct task_runtime *rt, struct sim_disk *disk, unsigned flags, bool quiet,
+           ash_db **db_out)
 {
-    struct db_seams seams = {
-        .rt = rt, .backend = IO_BACKEND_SIM, .disk = disk, .quiet = quiet, .page_id_max = 1u << 12, .grow_bytes = 256u << 10
-    };
+    struct db_seams seams = { .rt = rt,
+                              .backend = IO_BACKEND_SIM,
+                              .disk = disk,
+                              .quiet = quiet,
+                              .page_id_max = 1u << 12,
+                              .grow_bytes = 256u << 10 };
 
     return db_open(&seams, "db", flags, CRASH_OPTIONS, db_out);
 }
@@ -420,7 +431,8 @@ actor_task(void *arg)
 {
     struct crash_actor *a = arg;
 
-    if (crash__failed(a, ash_session_open(a->w->db, &a->s)) || !crash_reopen_table(a, 0, true) || !crash_reopen_table(a, 1, true))
+    if (crash__failed(a, ash_session_open(a->w->db, &a->s)) || !crash_reopen_table(a, 0, true) ||
+        !crash_reopen_table(a, 1, true))
         return;
     a->w->script->fn(a);
 }
@@ -434,7 +446,8 @@ run_many(struct crash_world *w)
 
     must(actor != NULL && w->script->sessions <= 8, "sessions");
     actor_init(&actor[0], w, 0);
-    if (crash__failed(&actor[0], ash_session_open(w->db, &actor[0].s)) || !crash_create(&actor[0], 0, 0) || !crash_create(&actor[0], 1, 0)) {
+    if (crash__failed(&actor[0], ash_session_open(w->db, &actor[0].s)) ||
+        !crash_create(&actor[0], 0, 0) || !crash_create(&actor[0], 1, 0)) {
         actor_deinit(&actor[0]);
         free(actor);
         return;
@@ -492,7 +505,8 @@ crash_run(struct crash_world *w)
     ash_rc rc = task_sim_run(w->rt, run_body, w);
     w->trace = task_sim_trace(w->rt);
     if (rc == ASH_OK)
-        must(task_sim_memory(w->rt) == 0, "script %s leaked %llu bytes", w->script->name, (unsigned long long)task_sim_memory(w->rt));
+        must(task_sim_memory(w->rt) == 0, "script %s leaked %llu bytes", w->script->name,
+             (unsigned long long)task_sim_memory(w->rt));
     task_runtime_destroy(w->rt);
     w->rt = NULL;
     return rc;
@@ -534,7 +548,8 @@ mirror_apply(struct mirror *m, const struct crash_change *c)
 static int
 commit_order(const void *a, const void *b)
 {
-    const struct crash_commit *x = *(struct crash_commit *const *)a, *y = *(struct crash_commit *const *)b;
+    const struct crash_commit *x = *(struct crash_commit *const *)a,
+                              *y = *(struct crash_commit *const *)b;
 
     return x->lsn < y->lsn ? -1 : x->lsn > y->lsn;
 }
@@ -575,7 +590,8 @@ crash_states(struct crash_world *w)
 }
 
 bool
-crash_state_allowed(const struct crash_world *w, uint64_t state, uint64_t acked_lsn, uint32_t issued)
+crash_state_allowed(const struct crash_world *w, uint64_t state, uint64_t acked_lsn,
+                    uint32_t issued)
 {
     struct crash_commit **list = w->order;
 
@@ -584,7 +600,8 @@ crash_state_allowed(const struct crash_world *w, uint64_t state, uint64_t acked_
     for (uint32_t i = 0; i < w->order_count; i++) {
         if ((uint32_t)(list[i] - w->commit) >= issued) /* O3: it and all after it */
             return false;
-        bool all_acked = i + 1 == w->order_count || list[i + 1]->lsn == 0 || list[i + 1]->lsn > acked_lsn; /* O2 */
+        bool all_acked = i + 1 == w->order_count || list[i + 1]->lsn == 0 ||
+                         list[i + 1]->lsn > acked_lsn; /* O2 */
         if (all_acked && list[i]->state == state)
             return true;
     }
@@ -592,7 +609,8 @@ crash_state_allowed(const struct crash_world *w, uint64_t state, uint64_t acked_
 }
 
 static ash_rc
-read_table(ash_session *s, ash_table *t, uint32_t table, uint64_t *value /* or NULL */, uint64_t *state)
+read_table(ash_session *s, ash_table *t, uint32_t table, uint64_t *value /* or NULL */,
+           uint64_t *state)
 {
     struct ash_row row[32];
     ash_cursor *c;
@@ -665,28 +683,33 @@ crash_explain(struct crash_world *w, ash_db *db, uint64_t acked_lsn, uint32_t is
 
     must(found != NULL && m != NULL, "calloc");
     ash_rc rc = read_all(db, found, &state);
-    fprintf(stderr, "found state %016llx (%s); %u commits, acknowledged up to lsn %llu, %u issued\n", (unsigned long long)state,
-            ash_rc_name(rc), n, (unsigned long long)acked_lsn, issued);
+    fprintf(stderr,
+            "found state %016llx (%s); %u commits, acknowledged up to lsn %llu, %u issued\n",
+            (unsigned long long)state, ash_rc_name(rc), n, (unsigned long long)acked_lsn, issued);
     for (uint32_t i = 0; i < n; i++) {
         if (list[i]->lsn > acked_lsn || list[i]->lsn == 0) {
-            fprintf(stderr, "  not acknowledged: commit %u lsn %llu state %016llx%s\n", (uint32_t)(list[i] - w->commit),
-                    (unsigned long long)list[i]->lsn, (unsigned long long)list[i]->state, list[i]->failed ? " failed" : "");
+            fprintf(stderr, "  not acknowledged: commit %u lsn %llu state %016llx%s\n",
+                    (uint32_t)(list[i] - w->commit), (unsigned long long)list[i]->lsn,
+                    (unsigned long long)list[i]->state, list[i]->failed ? " failed" : "");
             if (++shown > 5)
                 break;
             continue;
         }
         if (list[i]->state == state)
-            fprintf(stderr, "  it is the state after commit %u lsn %llu\n", (uint32_t)(list[i] - w->commit), (unsigned long long)list[i]->lsn);
+            fprintf(stderr, "  it is the state after commit %u lsn %llu\n",
+                    (uint32_t)(list[i] - w->commit), (unsigned long long)list[i]->lsn);
         for (uint32_t c = 0; c < list[i]->count; c++)
             mirror_apply(m, &w->change[list[i]->first + c]);
     }
     shown = 0;
     for (uint32_t t = 0; t < CRASH_TABLES; t++) {
         if (found->exists[t] != m->exists[t])
-            fprintf(stderr, "  table t%u: %s\n", t, found->exists[t] ? "there, but should not" : "missing");
+            fprintf(stderr, "  table t%u: %s\n", t,
+                    found->exists[t] ? "there, but should not" : "missing");
         for (uint32_t k = 0; k < CRASH_KEYS && shown < 12; k++)
             if (found->value[t][k] != m->value[t][k]) {
-                fprintf(stderr, "  t%u row %u: found %016llx, last acknowledged state has %016llx\n", t, k,
+                fprintf(stderr,
+                        "  t%u row %u: found %016llx, last acknowledged state has %016llx\n", t, k,
                         (unsigned long long)found->value[t][k], (unsigned long long)m->value[t][k]);
                 shown++;
             }
@@ -714,7 +737,8 @@ crash_use(ash_db *db, uint32_t count)
     }
     for (uint32_t i = 0; i < count && rc == ASH_OK; i++) {
         uint32_t k = i % 7;
-        rc = i % 5 == 4 ? ash_delete(s, t, ash_slice(&k, sizeof(k))) : ash_put(s, t, ash_slice(&k, sizeof(k)), ash_slice("some bytes", 10));
+        rc = i % 5 == 4 ? ash_delete(s, t, ash_slice(&k, sizeof(k)))
+                        : ash_put(s, t, ash_slice(&k, sizeof(k)), ash_slice("some bytes", 10));
         if (i % 5 == 4 && rc == ASH_NOT_FOUND)
             rc = ASH_OK;
         if (rc == ASH_OK)

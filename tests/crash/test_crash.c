@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_crash.c - the power is cut at every I/O of a workload, many times, and the database must be whole each time.
+ * test_crash.c - the power is cut at every I/O of a workload, many times, and the database must be
+ * whole each time.
  *
- * A script runs once on a simulated disk; at every I/O event a hook draws several images of what a power cut at that moment could leave
- * (sim_disk_cut: unsynced writes whole, torn at sectors, lost, in any order; names too).  The run goes on meanwhile: the images share its pages,
- * so the prefix is never run again but once per window of events.  Then each image is opened in a simulation of its own:
+ * A script runs once on a simulated disk; at every I/O event a hook draws several images of what a
+ * power cut at that moment could leave (sim_disk_cut: unsynced writes whole, torn at sectors, lost,
+ * in any order; names too).  The run goes on meanwhile: the images share its pages, so the prefix
+ * is never run again but once per window of events.  Then each image is opened in a simulation of
+ * its own:
  *
  *   every image       recovery succeeds within a step budget; the state is allowed (crash_world.h O1-O3); ash_verify() finds nothing
- *   a sample, deeper  the database works (20 operations), closes, opens again with the same state; opening it read-only after a clean
- *                     close changes no byte; recovering the same image under another schedule gives the same state
- *   a sample, nested  the power is cut again during recovery, and during that recovery, to depth 3; once a recovery has finished, what
+ *   a sample, deeper  the database works (20 operations), closes, opens again with the same state;
+ *   opening it read-only after a clean
+ *                     close changes no byte; recovering the same image under another schedule gives
+ *                     the same state
+ *   a sample, nested  the power is cut again during recovery, and during that recovery, to depth 3;
+ *   once a recovery has finished, what
  *                     it showed is what the next one shows
  *
  * A violation prints a line ASH_CRASH=script:event:policy:seed that replays this image alone.
@@ -18,9 +24,9 @@
 
 #include "tests/crash/crash_world.h"
 
-#define IMAGES_KEPT 4000u /* of one window: bounds memory */
+#define IMAGES_KEPT    4000u /* of one window: bounds memory */
 #define RECOVERY_STEPS 2000000u
-#define DEPTH_MAX 3u
+#define DEPTH_MAX      3u
 
 struct image {
     struct sim_disk *disk;
@@ -65,7 +71,11 @@ take(struct pass *p, enum sim_cut_policy policy, uint64_t seed)
 
     if (p->only != NULL && (policy != p->only->policy || seed != p->only->seed))
         return;
-    *i = (struct image){ .event = event, .seed = seed, .acked_lsn = p->w.acked_lsn, .issued = p->w.commit_count, .policy = policy };
+    *i = (struct image){ .event = event,
+                         .seed = seed,
+                         .acked_lsn = p->w.acked_lsn,
+                         .issued = p->w.commit_count,
+                         .policy = policy };
     must_ok(sim_disk_cut(p->w.disk, policy, seed, &i->disk));
     p->count++;
 }
@@ -122,7 +132,7 @@ struct recovery {
     struct task_runtime *rt;
     bool deep;
     uint64_t state;
-    bool expect; /* `state` is known from an earlier recovery */
+    bool expect;        /* `state` is known from an earlier recovery */
     uint64_t cut_event; /* nested: cut at this event of the recovery; 0: not */
     bool opened;
     struct sim_disk *nested; /* what the nested cut left */
@@ -135,9 +145,11 @@ violation(const struct recovery *r, const char *what)
 {
     const struct image *i = r->image;
 
-    fprintf(stderr, "VIOLATION: %s\n  %s (%s)\n", what, ash_error_last()->message, ash_error_last()->where);
-    fprintf(stderr, "  replay: ASH_TEST_SEED=%llu ASH_CRASH=%s:%llu:%d:%llu\n", (unsigned long long)r->p->w.seed, r->p->w.script->name,
-            (unsigned long long)i->event, (int)i->policy, (unsigned long long)i->seed);
+    fprintf(stderr, "VIOLATION: %s\n  %s (%s)\n", what, ash_error_last()->message,
+            ash_error_last()->where);
+    fprintf(stderr, "  replay: ASH_TEST_SEED=%llu ASH_CRASH=%s:%llu:%d:%llu\n",
+            (unsigned long long)r->p->w.seed, r->p->w.script->name, (unsigned long long)i->event,
+            (int)i->policy, (unsigned long long)i->seed);
     fflush(stderr);
     _exit(1);
 }
@@ -149,11 +161,14 @@ recovery_state(struct recovery *r, ash_db *db, const char *when)
 
     if (crash_read_state(db, &state) != ASH_OK)
         violation(r, "reading all rows failed");
-    bool good = r->expect ? state == r->state : crash_state_allowed(&r->p->w, state, r->image->acked_lsn, r->image->issued);
+    bool good = r->expect
+                    ? state == r->state
+                    : crash_state_allowed(&r->p->w, state, r->image->acked_lsn, r->image->issued);
     if (!good) {
         fprintf(stderr, "%s:\n", when);
         crash_explain((struct crash_world *)&r->p->w, db, r->image->acked_lsn, r->image->issued);
-        violation(r, r->expect ? "the state differs from what an earlier recovery showed" : "a state that may not be");
+        violation(r, r->expect ? "the state differs from what an earlier recovery showed"
+                               : "a state that may not be");
     }
     r->state = state;
     r->expect = true;
@@ -238,7 +253,9 @@ check_nested(const struct pass *p, const struct image *i, struct random *rnd)
     must_ok(sim_disk_cut(i->disk, SIM_CUT_ALL, 1, &disk));
     struct recovery last = { .p = p, .image = i };
     for (uint32_t depth = 1; depth <= DEPTH_MAX; depth++) {
-        struct recovery r = { .p = p, .image = i, .disk = disk, .state = last.state, .expect = last.opened };
+        struct recovery r = {
+            .p = p, .image = i, .disk = disk, .state = last.state, .expect = last.opened
+        };
         r.cut_event = 1 + random_below(rnd, 60);
         r.nested_policy = (enum sim_cut_policy)random_below(rnd, 4);
         recover(&r, i->seed * 17 + depth);
@@ -249,7 +266,9 @@ check_nested(const struct pass *p, const struct image *i, struct random *rnd)
         sim_disk_destroy(disk);
         disk = r.nested;
     }
-    struct recovery r = { .p = p, .image = i, .disk = disk, .state = last.state, .expect = last.opened, .deep = true };
+    struct recovery r = {
+        .p = p, .image = i, .disk = disk, .state = last.state, .expect = last.opened, .deep = true
+    };
     recover(&r, i->seed * 17);
     sim_disk_destroy(disk);
 }
@@ -267,7 +286,9 @@ check_image(const struct pass *p, const struct image *i, struct random *rnd, boo
     struct recovery r = { .p = p, .image = i, .disk = i->disk };
     recover(&r, 1);
     if (deep) {
-        struct recovery again = { .p = p, .image = i, .disk = copy, .state = r.state, .expect = true, .deep = true };
+        struct recovery again = {
+            .p = p, .image = i, .disk = copy, .state = r.state, .expect = true, .deep = true
+        };
         recover(&again, i->seed + 2);
         sim_disk_destroy(copy);
         total.deep++;
@@ -278,7 +299,8 @@ check_image(const struct pass *p, const struct image *i, struct random *rnd, boo
 /* ---- The suite ---- */
 
 static void
-script_cut_everywhere(const struct crash_script *script, uint64_t seed, uint64_t random_images, uint64_t limit)
+script_cut_everywhere(const struct crash_script *script, uint64_t seed, uint64_t random_images,
+                      uint64_t limit)
 {
     struct pass *p = calloc(1, sizeof(*p));
     struct random rnd;
@@ -311,8 +333,9 @@ script_cut_everywhere(const struct crash_script *script, uint64_t seed, uint64_t
     } while (p->next != 0);
     total.seconds += now() - start;
     if (getenv("ASH_TEST_VERBOSE") != NULL)
-        printf("  %-16s seed %llu: %llu events, %llu images, %.0f images/s\n", script->name, (unsigned long long)seed,
-               (unsigned long long)events, (unsigned long long)images, (double)images / (now() - start));
+        printf("  %-16s seed %llu: %llu events, %llu images, %.0f images/s\n", script->name,
+               (unsigned long long)seed, (unsigned long long)events, (unsigned long long)images,
+               (double)images / (now() - start));
     free(p->image);
     free(p);
 }
@@ -327,13 +350,18 @@ replay(void)
 
     if (text == NULL)
         return false;
-    must(sscanf(text, "%63[^:]:%llu:%d:%llu", name, &event, &policy, &seed) == 4, "ASH_CRASH=script:event:policy:seed");
+    must(sscanf(text, "%63[^:]:%llu:%d:%llu", name, &event, &policy, &seed) == 4,
+         "ASH_CRASH=script:event:policy:seed");
     for (uint32_t i = 0; i < crash_script_count; i++) {
         if (strcmp(crash_scripts[i].name, name) != 0)
             continue;
         struct image only = { .event = event, .policy = (enum sim_cut_policy)policy, .seed = seed };
         struct image image[8];
-        struct pass p = { .image = image, .from = event, .stride = 1, .random_images = policy == SIM_CUT_RANDOM ? seed % 1000 + 1 : 0, .only = &only };
+        struct pass p = { .image = image,
+                          .from = event,
+                          .stride = 1,
+                          .random_images = policy == SIM_CUT_RANDOM ? seed % 1000 + 1 : 0,
+                          .only = &only };
         struct random rnd;
         random_init(&rnd, seed);
         pass_run(&p, &crash_scripts[i], test_seed(1));
@@ -355,9 +383,11 @@ START_TEST(a_power_cut_loses_nothing_that_was_acknowledged)
     double start = now();
     for (uint64_t s = seed; s < seed + test_scale(1, script->small ? 3 : 4); s++)
         script_cut_everywhere(script, s, test_scale(1, 5), limit);
-    printf("%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s, 0 violations\n", script->name,
-           (unsigned long long)total.images, (unsigned long long)total.deep, (unsigned long long)total.nested,
-           (unsigned long long)total.recoveries, (double)total.images / (now() - start));
+    printf(
+        "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s, 0 violations\n",
+        script->name, (unsigned long long)total.images, (unsigned long long)total.deep,
+        (unsigned long long)total.nested, (unsigned long long)total.recoveries,
+        (double)total.images / (now() - start));
     fflush(stdout);
     memset(&total, 0, sizeof(total)); /* without fork the next script goes on here */
 }
@@ -370,7 +400,8 @@ suite(void)
     TCase *t = tcase_create("power_cut");
 
     tcase_set_timeout(t, (double)test_scale(300, 36000));
-    tcase_add_loop_test(t, a_power_cut_loses_nothing_that_was_acknowledged, 0, (int)crash_script_count);
+    tcase_add_loop_test(t, a_power_cut_loses_nothing_that_was_acknowledged, 0,
+                        (int)crash_script_count);
     suite_add_tcase(s, t);
     return s;
 }

@@ -2,8 +2,9 @@
  *
  * history.c - the check of history.h: two passes over the same replay.
  *
- * Pass 1 (collect) finds each committed transaction's last write of each row: the versions.  They are sorted by row and place in the log.
- * Pass 2 (check) replays every session again and compares every result with the versions and the transaction's own writes.
+ * Pass 1 (collect) finds each committed transaction's last write of each row: the versions.  They
+ * are sorted by row and place in the log. Pass 2 (check) replays every session again and compares
+ * every result with the versions and the transaction's own writes.
  */
 #include "tests/model/history.h"
 
@@ -50,7 +51,8 @@ struct check {
     uint32_t own_count, own_room;
     struct savepoint savepoint[SAVEPOINTS_MAX];
     uint32_t savepoint_count;
-    /* its cursor: rows in [from, to); the gap it stands in: `next` is the row after it in key order */
+    /* its cursor: rows in [from, to); the gap it stands in: `next` is the row after it in key order
+     * */
     uint32_t from, to;
     uint32_t low, high; /* rows < low are behind, rows >= high ahead; low == high except on a row */
     bool cursor_autocommit;
@@ -88,15 +90,19 @@ history_free(struct history_log *log)
 
 /* ---- Telling what is wrong ---- */
 
-static const char *const kind_name[] = { "?",      "begin",  "commit", "rollback", "savepoint", "rollback_to", "get",      "get_for_update", "put",
-                                         "insert", "update", "delete", "cursor",   "seek",      "step",        "keys_step" };
+static const char *const kind_name[] = { "?",         "begin",       "commit", "rollback",
+                                         "savepoint", "rollback_to", "get",    "get_for_update",
+                                         "put",       "insert",      "update", "delete",
+                                         "cursor",    "seek",        "step",   "keys_step" };
 
 static void
 print_op(const struct history_op *op)
 {
-    fprintf(stderr, "    %-14s %s%srow %u value %016llx %s snapshot %llu log %llu..%llu\n", kind_name[op->kind], op->autocommit ? "auto " : "",
-            op->flag ? "+ " : "", op->key, (unsigned long long)op->value, ash_rc_name((ash_rc)op->rc), (unsigned long long)op->snapshot,
-            (unsigned long long)op->lo, (unsigned long long)op->hi);
+    fprintf(stderr, "    %-14s %s%srow %u value %016llx %s snapshot %llu log %llu..%llu\n",
+            kind_name[op->kind], op->autocommit ? "auto " : "", op->flag ? "+ " : "", op->key,
+            (unsigned long long)op->value, ash_rc_name((ash_rc)op->rc),
+            (unsigned long long)op->snapshot, (unsigned long long)op->lo,
+            (unsigned long long)op->hi);
 }
 
 static void
@@ -108,11 +114,14 @@ wrong(struct check *c, uint32_t key, const char *what)
     uint32_t from = c->at > 12 ? c->at - 12 : 0;
     for (uint32_t i = from; i <= c->at; i++)
         print_op(&c->log->op[i]);
-    fprintf(stderr, "  snapshot %llu; own write of row %u: %s %016llx; versions of the row: base %016llx", (unsigned long long)c->snapshot,
-            key, c->mine[key] ? "yes" : "no", (unsigned long long)c->mine_value[key], (unsigned long long)c->base[key]);
+    fprintf(stderr,
+            "  snapshot %llu; own write of row %u: %s %016llx; versions of the row: base %016llx",
+            (unsigned long long)c->snapshot, key, c->mine[key] ? "yes" : "no",
+            (unsigned long long)c->mine_value[key], (unsigned long long)c->base[key]);
     for (uint32_t i = c->first[key]; i < c->first[key + 1]; i++)
-        fprintf(stderr, ", s%u@%llu..%llu %016llx", c->version[i].session, (unsigned long long)c->version[i].lo,
-                (unsigned long long)c->version[i].hi, (unsigned long long)c->version[i].value);
+        fprintf(stderr, ", s%u@%llu..%llu %016llx", c->version[i].session,
+                (unsigned long long)c->version[i].lo, (unsigned long long)c->version[i].hi,
+                (unsigned long long)c->version[i].value);
     fprintf(stderr, "\n");
 }
 
@@ -154,7 +163,8 @@ may_be_present(const struct check *c, uint32_t key, uint64_t lo, uint64_t hi, bo
 
 /* Did somebody else commit the row after `snapshot` and before `until`: surely, or perhaps? */
 static bool
-changed_by_other(const struct check *c, uint32_t key, uint64_t snapshot, uint64_t until, bool surely)
+changed_by_other(const struct check *c, uint32_t key, uint64_t snapshot, uint64_t until,
+                 bool surely)
 {
     for (uint32_t i = c->first[key]; i < c->first[key + 1]; i++) {
         const struct version *v = &c->version[i];
@@ -201,8 +211,11 @@ txn_end(struct check *c, const struct history_op *op, bool committed)
             continue;
         if (c->collecting)
             add_version(c, key, c->mine_value[key], op->lo, op->hi);
-        else if (!c->read_committed && changed_by_other(c, key, c->snapshot, op->lo - 1, /* surely= */ true))
-            wrong(c, key, "a lost update: somebody else committed this row between snapshot and commit (H3)");
+        else if (!c->read_committed &&
+                 changed_by_other(c, key, c->snapshot, op->lo - 1, /* surely= */ true))
+            wrong(
+                c, key,
+                "a lost update: somebody else committed this row between snapshot and commit (H3)");
         c->mine[key] = false; /* once per row */
     }
     for (uint32_t i = 0; i < c->own_count; i++)
@@ -239,7 +252,8 @@ check_write(struct check *c, const struct history_op *op)
 {
     bool own = c->in_txn && c->mine[op->key];
     bool own_present = own && c->mine_value[op->key] != 0;
-    bool current = op->autocommit || c->read_committed; /* not bound to the transaction's snapshot */
+    bool current = op->autocommit ||
+                   c->read_committed; /* not bound to the transaction's snapshot */
     uint64_t lo = op->autocommit ? op->lo : c->snapshot;
     uint64_t hi = op->rc == ASH_OK && !current ? c->snapshot : op->hi;
     bool want_present = op->kind == HISTORY_UPDATE || op->kind == HISTORY_DELETE;
@@ -249,7 +263,9 @@ check_write(struct check *c, const struct history_op *op)
         if (op->kind == HISTORY_PUT)
             break;
         if (own ? own_present != want_present : !may_be_present(c, op->key, lo, hi, want_present))
-            wrong(c, op->key, want_present ? "changed a row that is not there (H5)" : "inserted a row that is there (H5)");
+            wrong(c, op->key,
+                  want_present ? "changed a row that is not there (H5)"
+                               : "inserted a row that is there (H5)");
         break;
     case ASH_EXISTS:
     case ASH_NOT_FOUND: {
@@ -257,14 +273,17 @@ check_write(struct check *c, const struct history_op *op)
         if ((op->rc == ASH_EXISTS) != (op->kind == HISTORY_INSERT) || op->kind == HISTORY_PUT)
             wrong(c, op->key, "such a result makes no sense for this call (H5)");
         else if (own ? own_present != present : !may_be_present(c, op->key, lo, op->hi, present))
-            wrong(c, op->key, present ? "EXISTS, but there is no row (H5)" : "NOT_FOUND, but there is a row (H5)");
+            wrong(c, op->key,
+                  present ? "EXISTS, but there is no row (H5)"
+                          : "NOT_FOUND, but there is a row (H5)");
         break;
     }
     case ASH_CONFLICT:
         if (current)
             wrong(c, op->key, "a conflict where no snapshot is to be kept (H4)");
         else if (own || !changed_by_other(c, op->key, c->snapshot, op->hi, /* surely= */ false))
-            wrong(c, op->key, "a conflict although nobody committed the row after the snapshot (H4)");
+            wrong(c, op->key,
+                  "a conflict although nobody committed the row after the snapshot (H4)");
         break;
     default: break; /* deadlock, time-out, would block: depends on timing */
     }
@@ -289,7 +308,9 @@ do_write(struct check *c, const struct history_op *op)
 static bool
 scan_may(const struct check *c, uint32_t key, uint64_t value, bool any_value)
 {
-    uint64_t s = c->cursor_autocommit ? c->cursor_snapshot : c->cursor_snapshot != 0 ? c->cursor_snapshot : c->snapshot;
+    uint64_t s = c->cursor_autocommit      ? c->cursor_snapshot
+                 : c->cursor_snapshot != 0 ? c->cursor_snapshot
+                                           : c->snapshot;
 
     if (!c->cursor_autocommit && c->mine[key])
         return any_value ? c->mine_value[key] != 0 : c->mine_value[key] == value;

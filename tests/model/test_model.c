@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_model.c - random transactions of several sessions on every backend; history.c decides whether what they saw is right.
+ * test_model.c - random transactions of several sessions on every backend; history.c decides
+ * whether what they saw is right.
  *
- * One run: open a database with drawn options (a tiny cache, tiny log segments), then a few rounds.  In a round the sessions work at the same
- * time on the same few hundred rows of two tables; then a fresh transaction reads everything, ash_verify() looks at every page,
- * the histories are checked, and the database is closed and opened again.  In simulation equal seeds give equal runs.
+ * One run: open a database with drawn options (a tiny cache, tiny log segments), then a few rounds.
+ * In a round the sessions work at the same time on the same few hundred rows of two tables; then a
+ * fresh transaction reads everything, ash_verify() looks at every page, the histories are checked,
+ * and the database is closed and opened again.  In simulation equal seeds give equal runs.
  */
 #include "api/api_int.h"
-#include "tests/api/db_env.h"
-#include "tests/model/history.h"
 #include "txn/txn_int.h"
 
-#define ROWS 160u /* of one table */
-#define TABLES 2u
+#include "tests/api/db_env.h"
+#include "tests/model/history.h"
+
+#define ROWS         160u /* of one table */
+#define TABLES       2u
 #define SESSIONS_MAX 8u
-#define VALUE_MAX (1u << 20)
-#define BATCH_MAX 24u
+#define VALUE_MAX    (1u << 20)
+#define BATCH_MAX    24u
 
 struct row_key {
     uint8_t data[ASH_KEY_SIZE_MAX];
@@ -61,7 +64,8 @@ key_order(const void *a, const void *b)
     return d != 0 ? d : x->size < y->size ? -1 : x->size > y->size;
 }
 
-/* Sorted, all different; an empty one, some of the greatest size, some with long common beginnings. */
+/* Sorted, all different; an empty one, some of the greatest size, some with long common beginnings.
+ * */
 static void
 keys_make(struct row_key *key, struct random *r)
 {
@@ -69,7 +73,9 @@ keys_make(struct row_key *key, struct random *r)
         struct row_key *k = &key[i];
         memset(k, 0, sizeof(*k));
         uint32_t kind = (uint32_t)random_below(r, 8);
-        uint32_t fill = kind == 0 ? (uint32_t)random_below(r, ASH_KEY_SIZE_MAX - 8) : kind < 4 ? 20 : 0;
+        uint32_t fill = kind == 0  ? (uint32_t)random_below(r, ASH_KEY_SIZE_MAX - 8)
+                        : kind < 4 ? 20
+                                   : 0;
         memset(k->data, kind < 4 ? 'p' : 0, fill);
         int n = snprintf((char *)k->data + fill, 8, "%05u", i);
         k->size = fill + (uint32_t)n;
@@ -116,8 +122,9 @@ value_make(struct actor *a)
     else if (random_chance(r, 1, 6))
         size = (uint32_t)random_below(r, 1200);
     else if (random_chance(r, 1, a->w->large))
-        size = random_chance(r, 1, 20) ? (random_chance(r, 1, 2) ? VALUE_MAX : (uint32_t)random_below(r, VALUE_MAX))
-                                       : (uint32_t)random_below(r, 20000);
+        size = random_chance(r, 1, 20)
+                   ? (random_chance(r, 1, 2) ? VALUE_MAX : (uint32_t)random_below(r, VALUE_MAX))
+                   : (uint32_t)random_below(r, 20000);
     uint64_t word = random_u64(r);
     for (uint32_t i = 0; i < size; i += 8) {
         word = word * 0x9e3779b97f4a7c15u + 1;
@@ -156,7 +163,9 @@ record_end(struct actor *a, struct history_op *op, ash_rc rc)
     case ASH_DEADLOCK:
     case ASH_LOCK_TIMEOUT:
     case ASH_WOULD_BLOCK: break;
-    default: must(false, "session %u, kind %d: %s: %s (%s)", a->number, op->kind, ash_rc_name(rc), ash_error_last()->message, ash_error_last()->where);
+    default:
+        must(false, "session %u, kind %d: %s: %s (%s)", a->number, op->kind, ash_rc_name(rc),
+             ash_error_last()->message, ash_error_last()->where);
     }
 }
 
@@ -191,7 +200,8 @@ txn_finish(struct actor *a, bool commit)
 static void
 after_write(struct actor *a, ash_rc rc)
 {
-    if (a->in_txn && (rc == ASH_DEADLOCK || (rc == ASH_CONFLICT && random_chance(&a->random, 1, 2))))
+    if (a->in_txn &&
+        (rc == ASH_DEADLOCK || (rc == ASH_CONFLICT && random_chance(&a->random, 1, 2))))
         txn_finish(a, false);
 }
 
@@ -200,9 +210,12 @@ after_write(struct actor *a, ash_rc rc)
 static void
 do_begin(struct actor *a)
 {
-    struct ash_txn_options o = { .isolation = random_chance(&a->random, 1, 6) ? ASH_READ_COMMITTED : ASH_SNAPSHOT,
+    struct ash_txn_options o = { .isolation = random_chance(&a->random, 1, 6) ? ASH_READ_COMMITTED
+                                                                              : ASH_SNAPSHOT,
                                  .durability = (enum ash_durability)random_below(&a->random, 3),
-                                 .lock_timeout_ms = random_chance(&a->random, 1, 3) ? 1 + (uint32_t)random_below(&a->random, 50) : 0 };
+                                 .lock_timeout_ms = random_chance(&a->random, 1, 3)
+                                                        ? 1 + (uint32_t)random_below(&a->random, 50)
+                                                        : 0 };
 
     must_ok(ash_begin(a->s, &o));
     a->in_txn = true;
@@ -224,7 +237,8 @@ draw_row(struct actor *a)
 static void
 do_write(struct actor *a)
 {
-    static const enum history_kind kinds[] = { HISTORY_PUT, HISTORY_PUT, HISTORY_INSERT, HISTORY_UPDATE, HISTORY_DELETE };
+    static const enum history_kind kinds[] = { HISTORY_PUT, HISTORY_PUT, HISTORY_INSERT,
+                                               HISTORY_UPDATE, HISTORY_DELETE };
     enum history_kind kind = kinds[random_below(&a->random, ASH_ARRAY_SIZE(kinds))];
     uint32_t row = draw_row(a);
     ash_table *t = a->w->table[row / ROWS];
@@ -263,7 +277,8 @@ do_multiget(struct actor *a)
 {
     struct ash_slice key[8], value[8];
     ash_rc result[8];
-    uint32_t row[8], n = 1 + (uint32_t)random_below(&a->random, 8), t = (uint32_t)random_below(&a->random, TABLES);
+    uint32_t row[8], n = 1 + (uint32_t)random_below(&a->random, 8),
+                     t = (uint32_t)random_below(&a->random, TABLES);
     uint64_t lo = wal_reserved(a->w->db->wal);
 
     for (uint32_t i = 0; i < n; i++) {
@@ -289,8 +304,9 @@ do_get_for_update(struct actor *a)
     if (!a->in_txn)
         return;
     struct history_op *op = record(a, HISTORY_GET_NEWEST, row);
-    ash_rc rc = ash_get_for_update(a->s, a->w->table[row / ROWS], key_slice(a->w, row),
-                                   random_chance(&a->random, 1, 3) ? ASH_LOCK_NOWAIT : ASH_LOCK_WAIT, &value);
+    ash_rc rc = ash_get_for_update(
+        a->s, a->w->table[row / ROWS], key_slice(a->w, row),
+        random_chance(&a->random, 1, 3) ? ASH_LOCK_NOWAIT : ASH_LOCK_WAIT, &value);
     record_end(a, op, rc);
     if (rc == ASH_OK)
         op->value = value_hash(value);
@@ -298,7 +314,8 @@ do_get_for_update(struct actor *a)
 }
 
 static void
-step_record(struct actor *a, ash_cursor *c, uint32_t table, bool up, bool keys_only, ash_rc rc, const struct ash_row *row)
+step_record(struct actor *a, ash_cursor *c, uint32_t table, bool up, bool keys_only, ash_rc rc,
+            const struct ash_row *row)
 {
     struct history_op *op = record(a, keys_only ? HISTORY_KEYS_STEP : HISTORY_STEP, 0);
 
@@ -317,7 +334,8 @@ do_scan(struct actor *a, bool everything)
 {
     struct random *r = &a->random;
     uint32_t table = (uint32_t)random_below(r, TABLES), from = 0, to = ROWS;
-    struct ash_cursor_options o = { .reverse = random_chance(r, 1, 2), .keys_only = !everything && random_chance(r, 1, 4) };
+    struct ash_cursor_options o = { .reverse = random_chance(r, 1, 2),
+                                    .keys_only = !everything && random_chance(r, 1, 4) };
     struct ash_row rows[BATCH_MAX];
     ash_cursor *c;
 
@@ -361,7 +379,8 @@ do_scan(struct actor *a, bool everything)
         } else if (what == 4 && a->in_txn) {
             do_write(a); /* changes of its own under the cursor */
             if (!a->in_txn) {
-                must_rc(ash_cursor_next(c, rows), ASH_MISUSE); /* the write met a conflict and rolled back */
+                must_rc(ash_cursor_next(c, rows),
+                        ASH_MISUSE); /* the write met a conflict and rolled back */
                 break;
             }
         } else {
@@ -393,7 +412,8 @@ do_ddl(struct actor *a)
         must_ok(ash_get(a->s, t, ash_slice("\1\0\0", 4), &value));
         ash_table_close(t);
     } else {
-        must(rc == ASH_CONFLICT || rc == ASH_DEADLOCK || rc == ASH_LOCK_TIMEOUT, "create: %s: %s", ash_rc_name(rc), ash_error_last()->message);
+        must(rc == ASH_CONFLICT || rc == ASH_DEADLOCK || rc == ASH_LOCK_TIMEOUT, "create: %s: %s",
+             ash_rc_name(rc), ash_error_last()->message);
     }
     if (rc != ASH_OK || random_chance(&a->random, 1, 2)) {
         must_ok(ash_rollback(a->s));
@@ -405,7 +425,8 @@ do_ddl(struct actor *a)
     must_ok(ash_get(a->s, t, ash_slice("\2\0\0", 4), &value));
     must_ok(ash_begin(a->s, NULL));
     rc = ash_table_drop(a->s, name);
-    must(rc == ASH_OK || rc == ASH_CONFLICT || rc == ASH_DEADLOCK || rc == ASH_LOCK_TIMEOUT, "drop: %s", ash_rc_name(rc));
+    must(rc == ASH_OK || rc == ASH_CONFLICT || rc == ASH_DEADLOCK || rc == ASH_LOCK_TIMEOUT,
+         "drop: %s", ash_rc_name(rc));
     must_ok(ash_rollback(a->s));
     must_ok(ash_get(a->s, t, ash_slice("\3\0\0", 4), &value));
     do {
@@ -620,9 +641,12 @@ model_body(struct db_env *e)
     random_init(&w->random, e->seed);
     struct random *r = &w->random;
     bool tiny = random_chance(r, 2, 3);
-    snprintf(options, sizeof(options), "cache=%s,wal_buffer=1MiB,wal_segment=%s,zone_size=%s,wal_limit=%s,wal_writers=%u,checkpoint_ms=%u,executors=2,executor_fibers=8",
-             tiny ? "1MiB" : "4MiB", tiny ? "64KiB" : "1MiB", tiny ? "64KiB" : "1MiB", random_chance(r, 1, 2) ? "1MiB" : "4MiB",
-             1 + (unsigned)random_below(r, 4), 10 + (unsigned)random_below(r, 200));
+    snprintf(
+        options, sizeof(options),
+        "cache=%s,wal_buffer=1MiB,wal_segment=%s,zone_size=%s,wal_limit=%s,wal_writers=%u,checkpoint_ms=%u,executors=2,executor_fibers=8",
+        tiny ? "1MiB" : "4MiB", tiny ? "64KiB" : "1MiB", tiny ? "64KiB" : "1MiB",
+        random_chance(r, 1, 2) ? "1MiB" : "4MiB", 1 + (unsigned)random_below(r, 4),
+        10 + (unsigned)random_below(r, 200));
     w->sessions = run->sessions;
     w->ops = run->ops;
     w->large = random_chance(r, 1, 2) ? 30 : 400;
@@ -652,11 +676,13 @@ model_run(enum io_backend_kind kind, uint64_t seed, struct run *run)
 START_TEST(simulated_sessions_are_isolated)
 {
     struct run run = { .rounds = 2, .ops = 150, .sessions = 4 };
-    uint64_t first = test_seed(1), count = getenv("ASH_TEST_SEED") != NULL ? 1 : test_scale(60, 3000);
+    uint64_t first = test_seed(1),
+             count = getenv("ASH_TEST_SEED") != NULL ? 1 : test_scale(60, 3000);
 
     for (uint64_t seed = first; seed < first + count; seed++)
         model_run(IO_BACKEND_SIM, seed, &run);
-    printf("sim: %llu seeds, %llu commits, %llu conflicts, %llu deadlocks\n", (unsigned long long)count, (unsigned long long)run.commits,
+    printf("sim: %llu seeds, %llu commits, %llu conflicts, %llu deadlocks\n",
+           (unsigned long long)count, (unsigned long long)run.commits,
            (unsigned long long)run.conflicts, (unsigned long long)run.deadlocks);
 }
 END_TEST
@@ -668,8 +694,9 @@ START_TEST(threads_are_isolated)
 
     for (uint64_t seed = test_seed(100), end = seed + test_scale(2, 12); seed < end; seed++)
         model_run(kind, seed, &run);
-    printf("%s: %llu commits, %llu conflicts, %llu deadlocks\n", db_env_kind_name(kind), (unsigned long long)run.commits,
-           (unsigned long long)run.conflicts, (unsigned long long)run.deadlocks);
+    printf("%s: %llu commits, %llu conflicts, %llu deadlocks\n", db_env_kind_name(kind),
+           (unsigned long long)run.commits, (unsigned long long)run.conflicts,
+           (unsigned long long)run.deadlocks);
 }
 END_TEST
 

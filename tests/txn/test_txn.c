@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_txn.c - what one transaction sees and waits for while another one runs: snapshots, first updater wins, row locks, deadlocks,
- * time-outs, savepoints, versions that are gone.  Everything in simulation, most of it under many schedules.
+ * test_txn.c - what one transaction sees and waits for while another one runs: snapshots, first
+ * updater wins, row locks, deadlocks, time-outs, savepoints, versions that are gone.  Everything in
+ * simulation, most of it under many schedules.
  */
 #include "base/clock.h"
+
 #include "tests/api/db_env.h"
 
 #define SEEDS 40u
@@ -92,7 +94,7 @@ struct walker {
     const char *rows; /* one letter each */
     bool lock;        /* get_for_update instead of put */
     uint32_t timeout_ms;
-    ash_rc rc;        /* of the first call that failed */
+    ash_rc rc; /* of the first call that failed */
     uint64_t waited_ns;
 };
 
@@ -106,7 +108,8 @@ walk(void *arg)
     for (const char *r = k->rows; *r != '\0' && k->rc == ASH_OK; r++) {
         char key[2] = { *r, '\0' };
         uint64_t start = clock_ns();
-        k->rc = k->lock ? ash_get_for_update(k->s, k->w->t, slice_str(key), ASH_LOCK_WAIT, &v) : put(k->s, k->w->t, key, k->rows);
+        k->rc = k->lock ? ash_get_for_update(k->s, k->w->t, slice_str(key), ASH_LOCK_WAIT, &v)
+                        : put(k->s, k->w->t, key, k->rows);
         k->waited_ns = clock_ns() - start;
         task_sleep_ns(1000000); /* so that the others get their first row */
     }
@@ -139,7 +142,8 @@ check_deadlock(struct walker *k, unsigned count)
     for (unsigned i = 0; i < count; i++) {
         deadlocks += k[i].rc == ASH_DEADLOCK;
         good += k[i].rc == ASH_OK;
-        must(k[i].rc == ASH_OK || k[i].rc == ASH_DEADLOCK, "walker %u: %s", i, ash_rc_name(k[i].rc));
+        must(k[i].rc == ASH_OK || k[i].rc == ASH_DEADLOCK, "walker %u: %s", i,
+             ash_rc_name(k[i].rc));
         must(k[i].waited_ns < 5000000000ull, "it waited for the time-out");
     }
     must(deadlocks == 1 && good == count - 1, "%u deadlocks, %u good", deadlocks, good);
@@ -159,7 +163,9 @@ deadlock_two(struct world *w)
 static void
 deadlock_three(struct world *w)
 {
-    struct walker k[3] = { { .s = w->a, .rows = "ab" }, { .s = w->b, .rows = "bc" }, { .s = w->c, .rows = "ca" } };
+    struct walker k[3] = { { .s = w->a, .rows = "ab" },
+                           { .s = w->b, .rows = "bc" },
+                           { .s = w->c, .rows = "ca" } };
 
     walk_all(w, k, 3);
     check_deadlock(k, 3);
@@ -168,7 +174,8 @@ deadlock_three(struct world *w)
 static void
 deadlock_explicit(struct world *w)
 {
-    struct walker k[2] = { { .s = w->a, .rows = "ab", .lock = true }, { .s = w->b, .rows = "ba", .lock = random_chance(&w->random, 1, 2) } };
+    struct walker k[2] = { { .s = w->a, .rows = "ab", .lock = true },
+                           { .s = w->b, .rows = "ba", .lock = random_chance(&w->random, 1, 2) } };
 
     walk_all(w, k, 2);
     check_deadlock(k, 2);
@@ -177,7 +184,9 @@ deadlock_explicit(struct world *w)
 static void
 no_deadlock_in_order(struct world *w)
 {
-    struct walker k[3] = { { .s = w->a, .rows = "abcd" }, { .s = w->b, .rows = "abd" }, { .s = w->c, .rows = "bcd", .lock = true } };
+    struct walker k[3] = { { .s = w->a, .rows = "abcd" },
+                           { .s = w->b, .rows = "abd" },
+                           { .s = w->c, .rows = "bcd", .lock = true } };
 
     walk_all(w, k, 3);
     for (unsigned i = 0; i < 3; i++)
@@ -217,7 +226,8 @@ lock_timeout(struct world *w)
     must_rc(put(w->b, w->t, "a", "2"), ASH_LOCK_TIMEOUT);
     uint64_t took = clock_ns() - start;
     must(took >= 50000000 && took < 1000000000, "waited %llu ns", (unsigned long long)took);
-    must(strstr(ash_error_last()->message, "lock") != NULL, "the message says what happened: %s", ash_error_last()->message);
+    must(strstr(ash_error_last()->message, "lock") != NULL, "the message says what happened: %s",
+         ash_error_last()->message);
     must_ok(put(w->b, w->t, "b", "2")); /* still usable */
     must_ok(ash_commit(w->a));
     must_ok(ash_commit(w->b));
@@ -249,7 +259,8 @@ explicit_locks(struct world *w)
     must_ok(ash_get_for_update(w->b, w->t, slice_str("a"), ASH_LOCK_WAIT, &v));
     must(is(v, "1"), "value after commit");
     must_ok(ash_commit(w->b));
-    must_rc(ash_get_for_update(w->b, w->t, slice_str("a"), ASH_LOCK_WAIT, &v), ASH_MISUSE); /* needs a transaction */
+    must_rc(ash_get_for_update(w->b, w->t, slice_str("a"), ASH_LOCK_WAIT, &v),
+            ASH_MISUSE); /* needs a transaction */
 }
 
 static void
@@ -262,7 +273,8 @@ lock_released(struct world *w)
     must_ok(ash_rollback(w->a));
     must_ok(put(w->b, w->t, "a", "2"));
     begin(w->a, ASH_SNAPSHOT, 20);
-    must_rc(ash_get_for_update(w->a, w->t, slice_str("nothing"), ASH_LOCK_WAIT, &v), ASH_NOT_FOUND); /* locks nothing */
+    must_rc(ash_get_for_update(w->a, w->t, slice_str("nothing"), ASH_LOCK_WAIT, &v),
+            ASH_NOT_FOUND); /* locks nothing */
     must_ok(put(w->b, w->t, "nothing", "2"));
     must_ok(ash_rollback(w->a));
 }
@@ -397,7 +409,9 @@ own_writes(struct world *w)
     must(is(get(w->a, w->t, "c"), "0"), "again");
     must(is(get(w->b, w->t, "a"), "0"), "not committed");
     must_ok(ash_commit(w->a));
-    must(is(get(w->b, w->t, "a"), "1") && is(get(w->b, w->t, "b"), "0") && is(get(w->b, w->t, "c"), "0"), "result");
+    must(is(get(w->b, w->t, "a"), "1") && is(get(w->b, w->t, "b"), "0") &&
+             is(get(w->b, w->t, "c"), "0"),
+         "result");
 }
 
 static void
@@ -459,7 +473,7 @@ END_TEST
 /* ---- Visibility under races: money moves between rows, and every snapshot sees all of it ---- */
 
 #define ACCOUNTS 6
-#define MONEY 600
+#define MONEY    600
 
 struct mover {
     struct world *w;
@@ -491,7 +505,8 @@ account_write(ash_session *s, ash_table *t, int i, int amount)
 
     snprintf(key, sizeof(key), "acc%d", i);
     snprintf(text, sizeof(text), "%d", amount);
-    return amount == 0 ? ash_delete(s, t, slice_str(key)) : ash_put(s, t, slice_str(key), slice_str(text));
+    return amount == 0 ? ash_delete(s, t, slice_str(key))
+                       : ash_put(s, t, slice_str(key), slice_str(text));
 }
 
 static void
@@ -503,19 +518,23 @@ mover_main(void *arg)
 
     must_ok(ash_session_open(m->w->db, &s));
     for (uint32_t n = 0; n < m->moves; n++) {
-        int from = (int)random_below(r, ACCOUNTS), to = (from + 1 + (int)random_below(r, ACCOUNTS - 1)) % ACCOUNTS;
+        int from = (int)random_below(r, ACCOUNTS),
+            to = (from + 1 + (int)random_below(r, ACCOUNTS - 1)) % ACCOUNTS;
         bool there;
         begin(s, ASH_SNAPSHOT, 0);
-        int have = account_read(s, m->w->t, from, &there), other = account_read(s, m->w->t, to, &there);
+        int have = account_read(s, m->w->t, from, &there),
+            other = account_read(s, m->w->t, to, &there);
         int amount = random_chance(r, 1, 4) ? have : (int)random_below(r, (uint64_t)have + 1);
-        ash_rc rc = have == 0 || amount == 0 ? ASH_OK : account_write(s, m->w->t, from, have - amount);
+        ash_rc rc = have == 0 || amount == 0 ? ASH_OK
+                                             : account_write(s, m->w->t, from, have - amount);
         if (rc == ASH_OK && have != 0 && amount != 0)
             rc = account_write(s, m->w->t, to, other + amount);
         if (rc == ASH_OK && random_chance(r, 4, 5))
             must_ok(ash_commit(s));
         else
             must_ok(ash_rollback(s));
-        must(rc == ASH_OK || rc == ASH_CONFLICT || rc == ASH_DEADLOCK, "move: %s: %s", ash_rc_name(rc), ash_error_last()->message);
+        must(rc == ASH_OK || rc == ASH_CONFLICT || rc == ASH_DEADLOCK, "move: %s: %s",
+             ash_rc_name(rc), ash_error_last()->message);
     }
     ash_session_close(s);
 }
@@ -534,7 +553,9 @@ auditor_main(void *arg)
         for (int i = 0; i < ACCOUNTS; i++)
             sum += account_read(s, m->w->t, i, &there);
         must(sum == MONEY, "a snapshot sees %d instead of %d", sum, MONEY);
-        struct ash_cursor_options o = { .from = slice_str("acc"), .to = slice_str("acd"), .reverse = random_chance(&m->random, 1, 2) };
+        struct ash_cursor_options o = { .from = slice_str("acc"),
+                                        .to = slice_str("acd"),
+                                        .reverse = random_chance(&m->random, 1, 2) };
         struct ash_row row;
         ash_cursor *c;
         sum = 0;
@@ -562,7 +583,8 @@ money(struct world *w)
     for (uint32_t i = 0; i < 4; i++) {
         m[i] = (struct mover){ .w = w, .moves = 15 };
         random_init(&m[i].random, w->env->seed * 10 + i);
-        must_ok(task_spawn(w->env->rt, "money", i < 2 ? mover_main : auditor_main, &m[i], &task[i]));
+        must_ok(
+            task_spawn(w->env->rt, "money", i < 2 ? mover_main : auditor_main, &m[i], &task[i]));
     }
     for (uint32_t i = 0; i < 4; i++)
         task_join(task[i]);
@@ -596,7 +618,8 @@ too_old(struct world *w)
         }
     }
     must(rc == ASH_SNAPSHOT_TOO_OLD, "%s", ash_rc_name(rc));
-    must(strstr(ash_error_last()->message, "wal_version_limit") != NULL, "the message names the option");
+    must(strstr(ash_error_last()->message, "wal_version_limit") != NULL,
+         "the message names the option");
     must_ok(ash_rollback(w->a));
     must(get(w->a, w->t, "a").size == sizeof(value), "a new snapshot reads");
 }
@@ -611,7 +634,8 @@ static Suite *
 suite(void)
 {
     Suite *s = suite_create("txn");
-    TCase *deadlock = tcase_create("deadlocks"), *lock = tcase_create("locks"), *snapshot = tcase_create("snapshots");
+    TCase *deadlock = tcase_create("deadlocks"), *lock = tcase_create("locks"),
+          *snapshot = tcase_create("snapshots");
 
     tcase_add_test(deadlock, a_cycle_of_two_costs_one_of_them_its_transaction);
     tcase_add_test(deadlock, a_cycle_of_three_costs_one_of_them_its_transaction);
