@@ -468,9 +468,8 @@ run_many(struct crash_world *w)
 }
 
 static void
-run_body(void *arg)
+run_script(struct crash_world *w)
 {
-    struct crash_world *w = arg;
     struct crash_actor a;
 
     w->failed = crash_open(w->rt, w->disk, ASH_OPEN_CREATE, !w->script->background, &w->db);
@@ -491,6 +490,19 @@ run_body(void *arg)
     if (w->failed == ASH_OK)
         w->failed = rc;
     must(rc == ASH_OK || w->faults, "close: %s", ash_error_last()->message);
+}
+
+static void
+run_body(void *arg)
+{
+    struct crash_world *w = arg;
+
+    if (w->memory_at != 0)
+        mem_fail_at(w->memory_at, w->memory_sticky);
+    run_script(w);
+    if (w->memory_at != 0)
+        w->allocations = mem_fail_count();
+    mem_fail_at(0, false);
 }
 
 ash_rc

@@ -46,7 +46,10 @@ struct crash_world {
     struct sim_disk *disk;
     const struct crash_script *script;
     uint64_t seed;
-    bool faults; /* errors are expected: the script stops at the first */
+    bool faults;        /* errors are expected: the script stops at the first */
+    uint64_t memory_at; /* the allocation that fails (mem_fail_at), 0: none */
+    bool memory_sticky;
+    uint64_t allocations; /* out: how many there were, when memory_at is set */
 
     /* the run */
     struct task_runtime *rt;
