@@ -127,6 +127,7 @@ db_open_memory(ash_db *db)
                                .io = db->io,
                                .rt = db->rt,
                                .pstore = db->pstore,
+                               .page_id_max = db->seams.page_id_max,
                                .writers = (unsigned)db->options.v[OPT_page_writers],
                                .read_only = db->read_only };
     ash_rc rc = buf_create(&buf, &db->pool);
