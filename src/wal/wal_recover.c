@@ -322,12 +322,10 @@ analyse_change(struct recovery *r, const struct wal_record *rec, const struct wa
         pstore_page_mark(ps, c->page);
     if (since && d == NULL)
         return table_get(&r->dirty, c->page, rec->start, &d);
-    if (c->op == WAL_OP_PAGE_INIT && d != NULL) {
-        if (d->rec_lsn == NOTHING_TO_REDO)
-            d->rec_lsn = since ? rec->start : NOTHING_TO_REDO;
-        else
-            d->rec_lsn = max_u64(d->rec_lsn, rec->start);
-    }
+    /* Also when the checkpoint listed only a former life (a batch that was still being confirmed): its entry went with the FREE, and
+     * redoing all of the new life is right whatever is on disk. */
+    if (c->op == WAL_OP_PAGE_INIT && d != NULL)
+        d->rec_lsn = d->rec_lsn == NOTHING_TO_REDO ? rec->start : max_u64(d->rec_lsn, rec->start);
     return ASH_OK;
 }
 

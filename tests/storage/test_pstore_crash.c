@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_pstore_crash.c - power cuts at every I/O event of the page store's life, with a toy log.
+ *
+ * Two tasks write, free and allocate pages, a third draws checkpoints.  At each event an image of what a power cut would leave is kept, with
+ * how much of the toy log would survive (all that was durable, and perhaps more).  Oracle: after reopening and replaying that much, each page
+ * reads back as exactly the version that its last surviving record says.
+ */
+#include "tests/storage/pstore_env.h"
+
+#include <inttypes.h>
+
+#define PAGES 48u
+#define WRITERS 2u
+#define IMAGES_MAX 4096u
+
+static struct sim_disk *disk;
+static struct random cut_random;
+static struct {
+    struct sim_disk *disk;
+    uint64_t durable, appended;
+} images[IMAGES_MAX];
+static unsigned image_count, image_chance;
+static struct sim_disk *image_now;
+static uint64_t replay_count, seed_now;
+static unsigned rounds;
+
+static void
+take(void *arg)
+{
+    (void)arg;
+    if (image_count < IMAGES_MAX && random_below(&cut_random, image_chance) == 0) {
+        enum sim_cut_policy policy = (enum sim_cut_policy)random_below(&cut_random, 4);
+        images[image_count].durable = toy.durable;
+        images[image_count].appended = toy.count;
+        ck_ok(sim_disk_cut(disk, policy, random_u64(&cut_random), &images[image_count].disk));
+        image_count++;
+    }
+    sim_disk_cut_at(disk, sim_disk_events(disk) + 1, take, NULL);
+}
+
+/* ---- The script ---- */
+
+struct writer {
+    struct pstore *ps;
+    struct random r;
+    uint64_t page[PAGES];
+    uint64_t version;
+    struct task *task;
+};
+
+static void
+writer_round(struct writer *w)
+{
+    uint64_t page[8], version[8];
+    uint8_t class[8];
+    unsigned n = 1 + (unsigned)random_below(&w->r, 8), start = (unsigned)random_below(&w->r, PAGES);
+
+    for (unsigned i = 0; i < n; i++) {
+        unsigned at = (start + i * 5) % PAGES;
+        if (w->page[at] == 0)
+            w->page[at] = page_new(w->ps);
+        page[i] = w->page[at];
+        version[i] = ++w->version;
+        class[i] = (uint8_t)(random_below(&w->r, 8) == 0 ? random_below(&w->r, 4) : 0);
+    }
+    ck_ok(pages_write(w->ps, page, class, version, n));
+    if (random_chance(&w->r, 1, 3)) {
+        unsigned at = (unsigned)random_below(&w->r, PAGES);
+        if (w->page[at] != 0)
+            page_drop(w->ps, w->page[at]);
+        w->page[at] = 0;
+    }
+    if (random_chance(&w->r, 1, 3)) { /* the log is written: it takes a while, then everything appended before is durable */
+        uint64_t end = toy.count;
+        task_sleep_ns(random_below(&w->r, 300000));
+        toy.durable = max_u64(toy.durable, end);
+        pstore_release(w->ps, toy.durable);
+    }
+}
+
+static void
+writer_main(void *arg)
+{
+    struct writer *w = arg;
+    for (unsigned i = 0; i < rounds; i++)
+        writer_round(w);
+}
+
+/* A write that is given up, and a checkpoint that is. */
+static void
+give_up(struct pstore *ps)
+{
+    struct pstore_write w = { .page = page_new(ps), .page_class = 0, .image = env_buffer(4096) };
+    image_make(w.image, w.page, 0, 999999, 0);
+    ck_ok(pstore_write(ps, &w, 1, toy.durable, IO_CLASS_PAGE_WRITER));
+    pstore_write_cancel(ps, &w, 1);
+    mem_free(MEM_TEST, w.image);
+    page_drop(ps, w.page);
+    pstore_map_lock(ps);
+    ck_ok(pstore_checkpoint_begin(ps));
+    pstore_map_unlock(ps);
+    ck_ok(pstore_checkpoint_write(ps));
+    pstore_checkpoint_abort(ps);
+}
+
+static void
+body_script(struct env *e)
+{
+    static struct writer w[WRITERS];
+    struct pstore_options o = ps_options(e);
+    struct pstore *ps = NULL;
+    struct random r;
+
+    random_init(&r, e->seed);
+    ck_ok(pstore_create(&o, &ps));
+    ck_ok(pstore_recovered(ps));
+    memset(w, 0, sizeof(w));
+    for (unsigned i = 0; i < WRITERS; i++) {
+        w[i].ps = ps;
+        w[i].version = i * 1000000;
+        random_init(&w[i].r, random_u64(&r));
+        ck_ok(task_spawn(e->rt, "writer", writer_main, &w[i], &w[i].task));
+    }
+    for (unsigned i = 0; i < rounds / 4; i++) {
+        task_sleep_ns(random_below(&r, 4000000));
+        if (random_chance(&r, 1, 5))
+            give_up(ps);
+        ck_ok(ps_checkpoint(ps, random_below(&r, 60)));
+    }
+    for (unsigned i = 0; i < WRITERS; i++)
+        task_join(w[i].task);
+    pstore_close(ps);
+}
+
+/* ---- The oracle ---- */
+
+static unsigned problems;
+
+static void
+on_problem(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message)
+{
+    (void)arg;
+    (void)file;
+    (void)offset;
+    (void)page;
+    problems++;
+    fprintf(stderr, "seed %" PRIu64 ": %s\n", seed_now, message);
+}
+
+static void
+body_check(struct env *e)
+{
+    static struct toy_record last[4096];
+    struct pstore_options o = ps_options(e);
+    struct pstore *ps = NULL;
+
+    if (!pstore_exists(e->dir)) { /* the cut came before the creation was complete */
+        ck_assert_uint_eq(replay_count, 0);
+        ck_ok(pstore_create(&o, &ps));
+        pstore_close(ps);
+        return;
+    }
+    ck_ok(pstore_open(&o, &ps));
+    ck_ok(toy_replay(ps, replay_count));
+    memset(last, 0, sizeof(last));
+    for (uint64_t i = 0; i < replay_count; i++)
+        last[toy.rec[i].page] = toy.rec[i];
+    for (uint64_t page = 1; page < 4096; page++) {
+        struct map_entry at;
+        uint8_t class;
+        uint64_t version;
+        bool alive = last[page].type == TOY_INIT || last[page].type == TOY_MAP;
+        must(pstore_page_allocated(ps, page) == alive, "seed %" PRIu64 ": page %" PRIu64 " is%s allocated", seed_now, page,
+                      alive ? " not" : "");
+        must(pstore_locate(ps, page, &at, &class) == (last[page].type == TOY_MAP), "seed %" PRIu64 ": place of page %" PRIu64, seed_now, page);
+        if (last[page].type != TOY_MAP)
+            continue;
+        ck_ok(page_read(ps, page, &version));
+        must(version == last[page].version, "seed %" PRIu64 ": page %" PRIu64 " has version %" PRIu64 " instead of %" PRIu64, seed_now,
+                      page, version, last[page].version);
+    }
+    problems = 0;
+    ck_ok(pstore_verify(ps, on_problem, NULL));
+    ck_assert_uint_eq(problems, 0);
+    pstore_close(ps);
+}
+
+static void
+script_run(uint64_t seed, unsigned chance)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = seed };
+
+    seed_now = seed;
+    memset(&toy, 0, sizeof(toy));
+    random_init(&cut_random, seed * 31 + 1);
+    image_count = 0;
+    image_chance = chance;
+    ck_ok(sim_disk_create(seed, &disk));
+    sim_disk_latency(disk, 1000, 300000);
+    sim_disk_cut_at(disk, 1, take, NULL);
+    e.disk = disk;
+    ck_ok(env_run(&e, body_script));
+    ck_assert_uint_gt(image_count, 20);
+    for (unsigned i = 0; i < image_count; i++) {
+        image_now = images[i].disk;
+        uint64_t undurable = images[i].appended - images[i].durable;
+        replay_count = images[i].durable + (undurable == 0 ? 0 : random_below(&cut_random, undurable + 1));
+        struct env c = { .kind = IO_BACKEND_SIM, .seed = seed, .disk = image_now };
+        ck_ok(env_run(&c, body_check));
+        sim_disk_destroy(image_now);
+    }
+    sim_disk_destroy(disk);
+}
+
+START_TEST(every_cut_leaves_the_last_installed_versions)
+{
+    uint64_t first = test_seed(100), n = test_scale(60, 2000);
+    rounds = 40;
+    for (uint64_t seed = first; seed < first + n; seed++)
+        script_run(seed, 4);
+}
+END_TEST
+
+START_TEST(creation_is_atomic_at_every_event)
+{
+    rounds = 4;
+    for (uint64_t seed = 1; seed < 1 + test_scale(30, 500); seed++)
+        script_run(seed, 1);
+}
+END_TEST
+
+static Suite *
+suite(void)
+{
+    Suite *s = suite_create("storage/pstore-crash");
+    TCase *c = tcase_create("crash");
+    tcase_set_timeout(c, 600);
+    tcase_add_test(c, every_cut_leaves_the_last_installed_versions);
+    tcase_add_test(c, creation_is_atomic_at_every_event);
+    suite_add_tcase(s, c);
+    return s;
+}
+
+TEST_MAIN(suite)
