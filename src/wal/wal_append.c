@@ -2,14 +2,17 @@
  *
  * wal_append.c - puts records into the log buffer, in parallel; reads them back from there.
  *
- * Entry points: wal_append(), wal_read_nowait(), wal_reserved(), wal_durable().      Read first: README.md.
+ * Entry points: wal_append(), wal_read_nowait(), wal_reserved(), wal_durable().      Read first:
+ * README.md.
  *
- * An append is: one atomic add on `reserved` (its place in the stream), a wait for room if the buffer is full, a copy, and one
- * store into the link slot of its first byte ("a record of so many bytes is complete here").  Appenders share no lock.  A log
- * writer later follows the links to find how far the stream is complete (wal_flush.c).
+ * An append is: one atomic add on `reserved` (its place in the stream), a wait for room if the
+ * buffer is full, a copy, and one store into the link slot of its first byte ("a record of so many
+ * bytes is complete here").  Appenders share no lock.  A log writer later follows the links to find
+ * how far the stream is complete (wal_flush.c).
  *
- *   I4  Room: bytes [s, e) overwrite [s - capacity, e - capacity) of the stream, so they are written only when durable >= e - capacity.
- *       The link slot of s is zero by then: whoever cut the old bytes cleared it under the lock before they became durable.
+ *   I4  Room: bytes [s, e) overwrite [s - capacity, e - capacity) of the stream, so they are
+ *       written only when durable >= e - capacity. The link slot of s is zero by then: whoever cut
+ *       the old bytes cleared it under the lock before they became durable.
  */
 #include "wal/wal_int.h"
 
@@ -40,8 +43,9 @@ ring_put(struct wal *wal, uint64_t at, const void *data, uint32_t size)
     return at + size;
 }
 
-/* Waits until the bytes below `end` may be overwritten, one buffer further (I4).  Every byte below end - capacity was reserved by an
- * earlier append, which needs still less room than this one; so there is always one that can go on. */
+/* Waits until the bytes below `end` may be overwritten, one buffer further (I4).  Every byte below
+ * end - capacity was reserved by an earlier append, which needs still less room than this one; so
+ * there is always one that can go on. */
 static ash_rc
 wait_for_room(struct wal *wal, uint64_t end)
 {
@@ -51,7 +55,8 @@ wait_for_room(struct wal *wal, uint64_t end)
 }
 
 ash_rc
-wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64_t *start_out, uint64_t *end_out)
+wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64_t *start_out,
+           uint64_t *end_out)
 {
     uint32_t size = 0;
     for (unsigned i = 0; i < count; i++)
@@ -79,11 +84,14 @@ wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64
     for (unsigned i = 0; i < count; i++)
         at = ring_put(wal, at, parts[i].data, parts[i].size);
     if (at < end)
-        memset(wal->ring + (at & wal->mask), 0, end - at); /* padding never wraps: the ring is a multiple of it */
+        memset(wal->ring + (at & wal->mask), 0,
+               end - at); /* padding never wraps: the ring is a multiple of it */
     task_point();
-    atomic_store_explicit(&wal->links[(start / WAL_RECORD_ALIGN) & wal->link_mask], (uint32_t)(padded / WAL_RECORD_ALIGN), memory_order_release);
+    atomic_store_explicit(&wal->links[(start / WAL_RECORD_ALIGN) & wal->link_mask],
+                          (uint32_t)(padded / WAL_RECORD_ALIGN), memory_order_release);
     if (ASH_UNLIKELY(waited))
-        task_wait_wake(&wal->waiters); /* somebody may be parked behind the hole that this append was */
+        task_wait_wake(
+            &wal->waiters); /* somebody may be parked behind the hole that this append was */
     if (ASH_UNLIKELY(end - durable > wal->capacity / 4) &&
         end > atomic_load_explicit(&wal->urgent, memory_order_relaxed) + wal->capacity / 8)
         wal__writer_ask(wal, end);
@@ -92,8 +100,9 @@ wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64
     return ASH_OK;
 }
 
-/* Reads ring words while appenders may be overwriting them; the caller validates afterwards.  Volatile, not atomic: one load each on every
- * machine we run on, and clang keeps the thread sanitizer out of plain accesses only. */
+/* Reads ring words while appenders may be overwriting them; the caller validates afterwards.
+ * Volatile, not atomic: one load each on every machine we run on, and clang keeps the thread
+ * sanitizer out of plain accesses only. */
 ASH_NO_TSAN static void
 ring_copy(uint8_t *to, const struct wal *wal, uint64_t at, uint32_t size)
 {
@@ -113,32 +122,40 @@ ring_copy(uint8_t *to, const struct wal *wal, uint64_t at, uint32_t size)
 
 /* Copies [lsn, lsn + size) out of the ring; false when it was (or may have been) overwritten.
  *
- * As a sequence lock: an appender adds to `reserved`, fences (release), then writes the ring.  We read the ring, fence (acquire),
- * then read `reserved`.  If any word we read came from an appender that overwrites our range, the two fences synchronise and we
- * see its add: reserved > lsn + capacity.  So a copy that validates is of the old bytes only. */
+ * As a sequence lock: an appender adds to `reserved`, fences (release), then writes the ring.  We
+ * read the ring, fence (acquire), then read `reserved`.  If any word we read came from an appender
+ * that overwrites our range, the two fences synchronise and we see its add: reserved > lsn +
+ * capacity.  So a copy that validates is of the old bytes only. */
 static bool
 ring_get(const struct wal *wal, uint64_t lsn, uint8_t *to, uint32_t size)
 {
     task_point(); /* in simulation the race with an overwriting append is here */
     ring_copy(to, wal, lsn, size);
     atomic_thread_fence(memory_order_acquire);
-    return PLANTED(32) || atomic_load_explicit(&wal->reserved, memory_order_relaxed) <= lsn + wal->capacity;
+    return PLANTED(32) ||
+           atomic_load_explicit(&wal->reserved, memory_order_relaxed) <= lsn + wal->capacity;
 }
 
 ash_rc
 wal_read_nowait(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uint32_t *size_out)
 {
     uint64_t reserved = atomic_load_explicit(&wal->reserved, memory_order_acquire);
-    if (ASH_UNLIKELY(lsn + sizeof(struct wal_record_head) > reserved || lsn % WAL_RECORD_ALIGN != 0))
-        return ash_raise(ASH_CORRUPT, "a reference to log position %llu points to no record (the log ends at %llu)", (unsigned long long)lsn,
-                         (unsigned long long)reserved);
+    if (ASH_UNLIKELY(lsn + sizeof(struct wal_record_head) > reserved ||
+                     lsn % WAL_RECORD_ALIGN != 0))
+        return ash_raise(
+            ASH_CORRUPT,
+            "a reference to log position %llu points to no record (the log ends at %llu)",
+            (unsigned long long)lsn, (unsigned long long)reserved);
     if (lsn < wal->first || reserved > lsn + wal->capacity)
         return ASH_WOULD_BLOCK; /* not an error: the caller reads from disk, so nothing is raised */
     struct wal_record_head head;
     if (!ring_get(wal, lsn, (uint8_t *)&head, sizeof(head)))
         return ASH_WOULD_BLOCK;
-    if (ASH_UNLIKELY(head.size < sizeof(head) || head.size > WAL_RECORD_MAX || lsn + wal__padded(head.size) > reserved))
-        return ash_raise(ASH_CORRUPT, "a reference to log position %llu points into the middle of a record", (unsigned long long)lsn);
+    if (ASH_UNLIKELY(head.size < sizeof(head) || head.size > WAL_RECORD_MAX ||
+                     lsn + wal__padded(head.size) > reserved))
+        return ash_raise(ASH_CORRUPT,
+                         "a reference to log position %llu points into the middle of a record",
+                         (unsigned long long)lsn);
     if (head.size > capacity) {
         *size_out = head.size;
         return ASH_TOO_LARGE; /* the caller comes back with more room */

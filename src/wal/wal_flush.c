@@ -2,22 +2,26 @@
  *
  * wal_flush.c - makes appended records durable, in groups, several blocks at a time.
  *
- * Entry points: wal_flush_to(), wal_flush_async(), wal_on_durable().       Read first: README.md, wal_format.h.
+ * Entry points: wal_flush_to(), wal_flush_async(), wal_on_durable().       Read first: README.md,
+ * wal_format.h.
  *
- * There is no thread through which all commits must go.  Whoever needs durability and finds less than `writers` blocks in flight
- * becomes a log writer for one block:
+ * There is no thread through which all commits must go.  Whoever needs durability and finds less
+ * than `writers` blocks in flight becomes a log writer for one block:
  *
- *     under the lock:   ready = end of the complete prefix; take [cut, ready) (at most a block); give it a place in a segment; cut = ready
+ *     under the lock:   ready = end of the complete prefix; take [cut, ready) (at most a block);
+ *                       give it a place in a segment; cut = ready
  *     without it:       copy from the ring, checksum, write with O_DSYNC semantics
  *     under the lock:   mark done; durable = end of the done prefix of all blocks in flight
  *
- * Whoever finds all writers busy waits; what gathers meanwhile is the next group.  When a block is done, the waiters it made durable
- * wake, and one of those still waiting is chosen to lead the next group.
+ * Whoever finds all writers busy waits; what gathers meanwhile is the next group.  When a block is
+ * done, the waiters it made durable wake, and one of those still waiting is chosen to lead the next
+ * group.
  *
  * Invariants:
  *   I1  durable <= cut <= ready <= reserved.
- *   I2  flights are a window in stream order: a block done early stays in it until all before it are done.  So at most `writers` - 1
- *       blocks lie between a block and the first one whose `durable` field covers it (wal_reader_end.c relies on that).
+ *   I2  flights are a window in stream order: a block done early stays in it until all before it
+ *       are done.  So at most `writers` - 1 blocks lie between a block and the first one whose
+ *       `durable` field covers it (wal_reader_file.c relies on that).
  *   I5  After the first failure durable does not move.
  * Locks: wal->lock (spin, leaf).  Nothing parks under it.
  */
@@ -25,10 +29,16 @@
 #include "base/crc.h"
 #include "wal/wal_int.h"
 
-#define SPIN_TURNS 64u          /* waiting for another append's copy: turns before the task goes to sleep ... */
-#define HOLE_PAUSE_NS 100000u   /* ... for so long: nobody wakes us when the hole closes */
+#define SPIN_TURNS \
+    64u /* waiting for another append's copy: turns before the task goes to sleep ... */
+#define HOLE_PAUSE_NS 100000u /* ... for so long: nobody wakes us when the hole closes */
 
-enum cut_result { CUT_DONE, CUT_BUSY, CUT_HOLE, CUT_NO_SEGMENT };
+enum cut_result {
+    CUT_DONE,
+    CUT_BUSY,
+    CUT_HOLE,
+    CUT_NO_SEGMENT
+};
 
 /* ---- Failure ---- */
 
@@ -51,8 +61,10 @@ wal__check(struct wal *wal)
     ash_rc rc = io_check(wal->options.io);
     if (rc != ASH_OK)
         return rc; /* the sentence of the first failed write */
-    return ash_raise(ASH_POISONED, "the log failed earlier (%s): no change can be made durable; close and reopen the database",
-                     ash_rc_name(failed));
+    return ash_raise(
+        ASH_POISONED,
+        "the log failed earlier (%s): no change can be made durable; close and reopen the database",
+        ash_rc_name(failed));
 }
 
 /* ---- Cutting ---- */
@@ -67,7 +79,8 @@ advance_ready_locked(struct wal *wal, uint64_t cut)
         uint32_t units = atomic_load_explicit(link, memory_order_acquire);
         if (units == 0)
             break;
-        atomic_store_explicit(link, 0, memory_order_relaxed); /* I4: before these bytes can become durable */
+        atomic_store_explicit(link, 0,
+                              memory_order_relaxed); /* I4: before these bytes can become durable */
         wal->ready += (uint64_t)units * WAL_RECORD_ALIGN;
         wal->stats.records++;
     }
@@ -98,7 +111,8 @@ note_busy_locked(struct wal *wal, uint64_t lsn)
     wal->wanted = max_u64(wal->wanted, lsn);
 }
 
-/* Takes the next block, if there is anything complete and somewhere to write it.  `lsn` > cut is what the caller needs. */
+/* Takes the next block, if there is anything complete and somewhere to write it.  `lsn` > cut is
+ * what the caller needs. */
 static enum cut_result
 cut_locked(struct wal *wal, uint64_t lsn, struct wal_flight **out, bool *rotated)
 {
@@ -130,7 +144,8 @@ cut_locked(struct wal *wal, uint64_t lsn, struct wal_flight **out, bool *rotated
     f->segment = s;
     s->refs++;
     ash_assert(s->count < s->capacity);
-    s->blocks[s->count++] = (struct wal_block_ref){ cut, (uint32_t)(wal->position / 4096), f->payload };
+    s->blocks[s->count++] =
+        (struct wal_block_ref){ cut, (uint32_t)(wal->position / 4096), f->payload };
     wal->position += round_up(WAL_BLOCK_HEAD + payload, 4096);
     ash_assert(wal->position <= s->size);
     atomic_store_explicit(&wal->cut, cut + payload, memory_order_release);
@@ -153,7 +168,8 @@ cut(struct wal *wal, uint64_t lsn, struct wal_flight **out)
     if (rotated)
         wal__keeper_kick(wal);
     if (more)
-        task_wait_wake(&wal->waiters); /* a writer is still free, and somebody parked because none was */
+        task_wait_wake(
+            &wal->waiters); /* a writer is still free, and somebody parked because none was */
     return r;
 }
 
@@ -161,7 +177,8 @@ cut(struct wal *wal, uint64_t lsn, struct wal_flight **out)
 
 /* Builds the block (and the segment's head before its first block) in the flight's buffer. */
 static void
-build(struct wal *wal, struct wal_flight *f, const uint8_t **bytes_out, uint32_t *size_out, uint64_t *offset_out)
+build(struct wal *wal, struct wal_flight *f, const uint8_t **bytes_out, uint32_t *size_out,
+      uint64_t *offset_out)
 {
     uint8_t *block = f->buffer + 4096;
     uint8_t *payload = block + WAL_BLOCK_HEAD;
@@ -210,7 +227,8 @@ flight_done(struct wal *wal, struct wal_flight *f)
     uint64_t durable = atomic_load_explicit(&wal->durable, memory_order_relaxed);
     bool failed = atomic_load(&wal->failed) != ASH_OK;
     if (PLANTED(34) && f->lsn + f->payload > durable) {
-        durable = f->lsn + f->payload; /* a later block counts although an earlier one is still in flight */
+        durable = f->lsn +
+                  f->payload; /* a later block counts although an earlier one is still in flight */
         atomic_store(&wal->durable, durable);
     }
     while (!failed && wal->flight_head < wal->flight_tail) {
@@ -266,7 +284,11 @@ write_flight(struct wal *wal, struct wal_flight *f)
 /* ---- Waiting ---- */
 
 /* What a flush does when there is no segment to write to. */
-struct room_wait { uint64_t ticket; unsigned tries; bool patient; };
+struct room_wait {
+    uint64_t ticket;
+    unsigned tries;
+    bool patient;
+};
 
 static void
 take_ticket(struct wal *wal, struct room_wait *r)
@@ -277,7 +299,8 @@ take_ticket(struct wal *wal, struct room_wait *r)
     wal__keeper_kick(wal);
 }
 
-/* Asks the keeper for a segment.  ASH_OK: park and look again.  ASH_NO_SPACE when an attempt made after the call began has failed. */
+/* Asks the keeper for a segment.  ASH_OK: park and look again.  ASH_NO_SPACE when an attempt made
+ * after the call began has failed. */
 static ash_rc
 ask_for_segment(struct wal *wal, struct room_wait *r)
 {
@@ -287,7 +310,8 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
     wal__unlock(&wal->lock);
     if (!failed) {
         if (answered)
-            take_ticket(wal, r); /* the first, or another task was faster to use what our ticket brought */
+            take_ticket(
+                wal, r); /* the first, or another task was faster to use what our ticket brought */
         return ASH_OK;
     }
     if (r->patient && ++r->tries < WAL_ROOM_TRIES) {
@@ -295,9 +319,10 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
         take_ticket(wal, r);
         return ASH_OK;
     }
-    ash_rc rc = ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir),
-                              "the disk is full: no log segment of %llu bytes could be made in %s; free some space",
-                              (unsigned long long)wal->options.segment_bytes, io_dir_path(wal->options.dir));
+    ash_rc rc = ash_raise_obj(
+        ASH_NO_SPACE, io_dir_path(wal->options.dir),
+        "the disk is full: no log segment of %llu bytes could be made in %s; free some space",
+        (unsigned long long)wal->options.segment_bytes, io_dir_path(wal->options.dir));
     if (r->patient) {
         io_poison(wal->options.io, rc);
         wal__fail(wal, rc);
@@ -338,7 +363,8 @@ wal__flush(struct wal *wal, uint64_t lsn, bool patient)
             }
             hole = r == CUT_HOLE;
             if (hole && turns++ < SPIN_TURNS) {
-                task_relax(&spins); /* another append is copying: a matter of nanoseconds, unless it was preempted or waits for room */
+                task_relax(
+                    &spins); /* another append is copying: a matter of nanoseconds, unless it was preempted or waits for room */
                 continue;
             }
         }
@@ -389,7 +415,8 @@ wal_flush_async(struct wal *wal, uint64_t lsn)
     if (lsn <= atomic_load_explicit(&wal->durable, memory_order_relaxed))
         return;
     raise_to(&wal->async, lsn);
-    if (!atomic_load_explicit(&wal->async_armed, memory_order_relaxed) && !atomic_exchange(&wal->async_armed, true))
+    if (!atomic_load_explicit(&wal->async_armed, memory_order_relaxed) &&
+        !atomic_exchange(&wal->async_armed, true))
         task_wait_wake(&wal->writer_q);
 }
 
@@ -450,7 +477,8 @@ writer_target(struct wal *wal, uint64_t *deadline)
         if (*deadline == TASK_FOREVER)
             *deadline = now + WAL_ASYNC_DELAY_NS;
         if (now >= *deadline || atomic_load(&wal->stop_writer)) {
-            atomic_store(&wal->async_armed, false); /* before reading: who raises `async` after this arms again */
+            atomic_store(&wal->async_armed,
+                         false); /* before reading: who raises `async` after this arms again */
             target = max_u64(target, atomic_load(&wal->async));
             *deadline = TASK_FOREVER;
         }
@@ -473,7 +501,8 @@ wal__writer_main(void *arg)
         uint64_t target = writer_target(wal, &deadline);
         uint64_t durable = atomic_load(&wal->durable);
         ash_rc rc = (ash_rc)atomic_load(&wal->failed);
-        bool refused = rc == ASH_OK && target > durable && target <= full && atomic_load(&wal->no_space);
+        bool refused = rc == ASH_OK && target > durable && target <= full &&
+                       atomic_load(&wal->no_space);
         bool work = rc == ASH_OK && target > durable && !refused;
         if (refused)
             rc = ASH_NO_SPACE;

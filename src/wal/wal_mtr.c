@@ -2,32 +2,40 @@
  *
  * wal_mtr.c - builds the record of a mini-transaction, appends it, stamps the pages.
  *
- * Entry points: mtr_begin(), mtr_change(), mtr_commit(), mtr_abort().      Read first: wal_mtr.h (how to change pages).
+ * Entry points: mtr_begin(), mtr_change(), mtr_commit(), mtr_abort().      Read first: wal_mtr.h
+ * (how to change pages).
  *
  * Order in mtr_commit(), and why:
- *   1. low = wal_reserved()                 whatever LSN the record gets, it is >= low
- *   2. buf_mark_dirty(page, low)            before the record exists: a checkpoint that collects dirty pages between append and marking
- *                                           would otherwise start redo too late and miss the change
- *   3. wal_append()                         may wait for room, with latches held (buffer.h R3)
- *   4. patch, stamp page_head.lsn = end     from here the page must not be written before the log is durable up to `end`
- *   5. PAGE_FREE: buf_free()                under the map lock since before 3 (pstore.h I2)
+ *   1. low = wal_reserved(): whatever LSN the record gets, it is >= low.
+ *   2. buf_mark_dirty(page, low), before the record exists: a checkpoint that collects dirty pages
+ *      between append and marking would otherwise start redo too late and miss the change.
+ *   3. wal_append(), which may wait for room with latches held (buffer.h R3).
+ *   4. patch; stamp page_head.lsn = end: from here the page must not be written before the log is
+ *      durable up to `end`.
+ *   5. PAGE_FREE: buf_free(), under the map lock since before 3 (pstore.h I2).
  *
- * Debug builds keep an image of each page from before its first change, apply the redo functions to it at commit and compare: a redo
- * function that does not repeat exactly what the live code did cannot pass any test.
+ * Debug builds keep an image of each page from before its first change, apply the redo functions to
+ * it at commit and compare: a redo function that does not repeat exactly what the live code did
+ * cannot pass any test.
  */
-#include <stdio.h>
-
-#include "base/bits.h"
-#include "base/mem.h"
-#include "storage/page_format.h"
 #include "wal/wal_mtr.h"
 
-#define UNDO_MAX (32u << 10) /* bytes of the undo part: a before-image is at most a row that fits a page, a large value goes by reference */
+#include "base/bits.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "storage/page_format.h"
+
+#define UNDO_MAX \
+    (32u         \
+     << 10) /* bytes of the undo part: a before-image is at most a row that fits a page, a large value goes by reference */
 #define CHANGES_MAX (WAL_RECORD_MAX - (uint32_t)sizeof(struct wal_record_head) - UNDO_MAX)
 
 /* ---- Redo check (debug builds) ---- */
 
-struct mtr_debug { uint8_t *image[MTR_PAGES_MAX]; bool skip; };
+struct mtr_debug {
+    uint8_t *image[MTR_PAGES_MAX];
+    bool skip;
+};
 
 #ifdef ASH_DEBUG
 static void
@@ -46,7 +54,8 @@ debug_keep(struct mtr *m, unsigned slot)
         memcpy(d->image[slot], p->data, p->size);
 }
 
-/* Applies the record's changes to the image of one page and compares with what the live code made of it. */
+/* Applies the record's changes to the image of one page and compares with what the live code made
+ * of it. */
 static void
 debug_check_page(const struct mtr *m, unsigned slot, uint64_t start, uint64_t end)
 {
@@ -55,12 +64,14 @@ debug_check_page(const struct mtr *m, unsigned slot, uint64_t start, uint64_t en
     uint8_t *copy = d->image[slot];
     unsigned last_op = 0;
     for (uint32_t at = 0; at < m->used;) {
-        struct wal_change c = { (const struct wal_change_head *)(const void *)(m->bytes + at), m->bytes + at + sizeof(struct wal_change_head) };
+        struct wal_change c = { (const struct wal_change_head *)(const void *)(m->bytes + at),
+                                m->bytes + at + sizeof(struct wal_change_head) };
         if (c.head->page == p->page) {
             last_op = c.head->op;
             ash_rc rc = wal_redo_apply(copy, p->size, &c, start);
             if (rc != ASH_OK)
-                fprintf(stderr, "redo of operation %u on page %llu failed: %s\n", last_op, (unsigned long long)p->page, err_current()->message);
+                log_write(LOG_ERROR, "redo of operation %u on page %llu failed: %s", last_op,
+                          (unsigned long long)p->page, err_current()->message);
             ash_assert(rc == ASH_OK);
         }
         at += (uint32_t)(sizeof(*c.head) + round_up(c.head->size, 8));
@@ -75,8 +86,10 @@ debug_check_page(const struct mtr *m, unsigned slot, uint64_t start, uint64_t en
     uint32_t at = 0;
     while (copy[at] == p->data[at])
         at++;
-    fprintf(stderr, "redo of page %llu (last operation %u) differs from the page at byte %u: %02x instead of %02x\n",
-            (unsigned long long)p->page, last_op, at, copy[at], p->data[at]);
+    log_write(
+        LOG_ERROR,
+        "redo of page %llu (last operation %u) differs from the page at byte %u: %02x instead of %02x",
+        (unsigned long long)p->page, last_op, at, copy[at], p->data[at]);
     bool redo_reproduces_the_page = false;
     ash_assert(redo_reproduces_the_page);
 }
@@ -154,8 +167,11 @@ mtr_reserve(struct mtr *m, uint32_t capacity)
     if (ASH_LIKELY(capacity <= m->capacity - m->used))
         return ASH_OK;
     if (capacity > CHANGES_MAX - m->used)
-        return ash_raise(ASH_TOO_LARGE, "a mini-transaction of %u bytes of changes is too large (at most %u)", m->used + capacity, CHANGES_MAX);
-    uint32_t grown = (uint32_t)min_u64(CHANGES_MAX, max_u64((uint64_t)m->capacity * 2, (uint64_t)m->used + capacity));
+        return ash_raise(ASH_TOO_LARGE,
+                         "a mini-transaction of %u bytes of changes is too large (at most %u)",
+                         m->used + capacity, CHANGES_MAX);
+    uint32_t grown = (uint32_t)min_u64(
+        CHANGES_MAX, max_u64((uint64_t)m->capacity * 2, (uint64_t)m->used + capacity));
     bool first = m->bytes == m->inline_bytes;
     uint8_t *bytes = mem_realloc(MEM_WAL, first ? NULL : m->bytes, grown);
     if (bytes == NULL)
@@ -174,7 +190,8 @@ mtr_page(struct mtr *m, const struct buf_page *page)
         if (m->page[i].page.page == page->page)
             return ASH_OK;
     if (m->pages == MTR_PAGES_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a mini-transaction changes more than %u pages", MTR_PAGES_MAX);
+        return ash_raise(ASH_TOO_LARGE, "a mini-transaction changes more than %u pages",
+                         MTR_PAGES_MAX);
     m->page[m->pages].page = *page;
     m->page[m->pages].freed = false;
     debug_keep(m, m->pages);
@@ -183,7 +200,8 @@ mtr_page(struct mtr *m, const struct buf_page *page)
 }
 
 ash_rc
-mtr_change(struct mtr *m, const struct buf_page *page, enum wal_op op, const struct wal_part *payload, unsigned count)
+mtr_change(struct mtr *m, const struct buf_page *page, enum wal_op op,
+           const struct wal_part *payload, unsigned count)
 {
     uint32_t size = 0;
     for (unsigned i = 0; i < count; i++)
@@ -197,9 +215,14 @@ mtr_change(struct mtr *m, const struct buf_page *page, enum wal_op op, const str
     ash_assert(m->changes < UINT16_MAX);
     const struct page_head *head = (const struct page_head *)(const void *)page->data;
     struct wal_change_head *c = (struct wal_change_head *)(void *)(m->bytes + m->used);
-    *c = (struct wal_change_head){ .page = page->page, .tree = head->tree, .size = size, .op = (uint16_t)op, .page_class = head->page_class };
+    *c = (struct wal_change_head){ .page = page->page,
+                                   .tree = head->tree,
+                                   .size = size,
+                                   .op = (uint16_t)op,
+                                   .page_class = head->page_class };
     uint8_t *to = (uint8_t *)(c + 1);
-    memset(to + padded - 8 * (padded > size), 0, padded > size ? 8 : 0); /* the last word holds the padding */
+    memset(to + padded - 8 * (padded > size), 0,
+           padded > size ? 8 : 0); /* the last word holds the padding */
     for (unsigned i = 0; i < count; i++) {
         memcpy(to, payload[i].data, payload[i].size);
         to += payload[i].size;
@@ -216,7 +239,8 @@ mtr_change(struct mtr *m, const struct buf_page *page, enum wal_op op, const str
 
 /* Fills the record's head and lists its parts. */
 static unsigned
-assemble(const struct mtr *m, const struct mtr_record *r, struct wal_record_head *head, struct wal_part parts[8])
+assemble(const struct mtr *m, const struct mtr_record *r, struct wal_record_head *head,
+         struct wal_part parts[8])
 {
     static const uint8_t zeros[8];
     unsigned n = 0;
@@ -238,7 +262,9 @@ assemble(const struct mtr *m, const struct mtr_record *r, struct wal_record_head
         .changes = m->changes,
         .txn = r->txn,
         .prev = r->prev,
-        .link = r->type == WAL_REC_ROW ? undo : r->type == WAL_REC_CLR ? r->undo_next : 0,
+        .link = r->type == WAL_REC_ROW   ? undo
+                : r->type == WAL_REC_CLR ? r->undo_next
+                                         : 0,
     };
     return n;
 }
@@ -250,19 +276,24 @@ give_up(struct mtr *m)
     for (unsigned i = 0; i < m->pages; i++) {
         buf_mark_broken(m->pool, &m->page[i].page);
         if (m->page[i].freed)
-            buf_unlatch_x(m->pool, &m->page[i].page); /* as after a success: the caller holds no latch on a freed page */
+            buf_unlatch_x(
+                m->pool,
+                &m->page[i]
+                     .page); /* as after a success: the caller holds no latch on a freed page */
     }
 }
 
 ash_rc
-mtr_commit_patch(struct mtr *m, const struct mtr_record *record, void (*patch)(void *arg, uint64_t start), void *arg, uint64_t *start_out,
+mtr_commit_patch(struct mtr *m, const struct mtr_record *record,
+                 void (*patch)(void *arg, uint64_t start), void *arg, uint64_t *start_out,
                  uint64_t *end_out)
 {
     struct wal_record_head head;
     struct wal_part parts[8];
     uint64_t start, end;
     bool frees = false;
-    ash_assert(record->type == WAL_REC_MTR || record->type == WAL_REC_ROW || record->type == WAL_REC_CLR);
+    ash_assert(record->type == WAL_REC_MTR || record->type == WAL_REC_ROW ||
+               record->type == WAL_REC_CLR);
     unsigned count = assemble(m, record, &head, parts);
     uint64_t low = PLANTED(38) ? wal_reserved(m->wal) + 4096 : wal_reserved(m->wal);
     for (unsigned i = 0; i < m->pages; i++) {

@@ -2,18 +2,21 @@
  *
  * wal_read.c - reads single records back while the log is in use: the versions of rows live there.
  *
- * Entry points: wal_read().  The fast path, out of the log buffer, is wal_read_nowait() in wal_append.c.
+ * Entry points: wal_read().  The fast path, out of the log buffer, is wal_read_nowait() in
+ * wal_append.c.
  *
- * A record that has left the buffer is durable, or is about to be (its overwriter waits for that): so the slow path first waits for
- * durability, then finds segment and block in the index in memory, reads and verifies whole blocks, and keeps a few of them.
+ * A record that has left the buffer is durable, or is about to be (its overwriter waits for that):
+ * so the slow path first waits for durability, then finds segment and block in the index in memory,
+ * reads and verifies whole blocks, and keeps a few of them.
  * Locks: wal->lock to search the index; cache_lock for the cache.  Neither is held over I/O.
  */
-#include <inttypes.h>
-
 #include "base/crc.h"
 #include "wal/wal_int.h"
 
-/* Finds the block that holds `lsn`, and takes a reference on its segment.  NULL when it was truncated away. */
+#include <inttypes.h>
+
+/* Finds the block that holds `lsn`, and takes a reference on its segment.  NULL when it was
+ * truncated away. */
 static struct wal_segment *
 find_block(struct wal *wal, uint64_t lsn, struct wal_block_ref *out)
 {
@@ -31,7 +34,8 @@ find_block(struct wal *wal, uint64_t lsn, struct wal_block_ref *out)
             else
                 high = middle;
         }
-        if (s->count > 0 && lsn >= s->blocks[low].lsn && lsn < s->blocks[low].lsn + s->blocks[low].payload) {
+        if (s->count > 0 && lsn >= s->blocks[low].lsn &&
+            lsn < s->blocks[low].lsn + s->blocks[low].payload) {
             *out = s->blocks[low];
             s->refs++;
             found = s;
@@ -68,7 +72,8 @@ cache_put(struct wal *wal, struct wal_cached *c)
     wal__unlock(&wal->cache_lock);
 }
 
-/* Gives a block to the cache in place of the least recently used one, and takes a reference.  NULL: all are in use; the caller keeps it. */
+/* Gives a block to the cache in place of the least recently used one, and takes a reference.  NULL:
+ * all are in use; the caller keeps it. */
 static struct wal_cached *
 cache_add(struct wal *wal, uint64_t lsn, uint32_t payload, uint8_t *block)
 {
@@ -82,7 +87,9 @@ cache_add(struct wal *wal, uint64_t lsn, uint32_t payload, uint8_t *block)
     }
     if (victim != NULL) {
         old = victim->block;
-        *victim = (struct wal_cached){ .lsn = lsn, .payload = payload, .refs = 1, .used = ++wal->cache_clock, .block = block };
+        *victim = (struct wal_cached){
+            .lsn = lsn, .payload = payload, .refs = 1, .used = ++wal->cache_clock, .block = block
+        };
     }
     wal__unlock(&wal->cache_lock);
     mem_free(MEM_WAL, old);
@@ -100,10 +107,12 @@ load_block(struct wal *wal, struct wal_segment *s, const struct wal_block_ref *r
         return ASH_NO_MEMORY;
     ash_rc rc = io_read(s->file, block, bytes, offset, IO_CLASS_READ);
     struct wal_block_head h;
-    if (rc == ASH_OK && (!wal__block_valid(block, bytes, wal->options.uuid, &h) || h.lsn != ref->lsn || h.payload != ref->payload ||
-                         h.segment != s->number || h.epoch != s->epoch))
+    if (rc == ASH_OK &&
+        (!wal__block_valid(block, bytes, wal->options.uuid, &h) || h.lsn != ref->lsn ||
+         h.payload != ref->payload || h.segment != s->number || h.epoch != s->epoch))
         rc = ash_raise_obj(ASH_CORRUPT, io_file_name(s->file),
-                           "log segment %s, offset %" PRIu64 ": the block of log position %" PRIu64 " is damaged; restore from a backup",
+                           "log segment %s, offset %" PRIu64 ": the block of log position %" PRIu64
+                           " is damaged; restore from a backup",
                            io_file_name(s->file), offset, ref->lsn);
     if (rc != ASH_OK) {
         struct err_detail why;
@@ -133,8 +142,10 @@ copy_piece(struct wal *wal, uint64_t lsn, uint8_t *to, uint32_t size, uint32_t *
     } else {
         struct wal_segment *s = find_block(wal, lsn, &ref);
         if (s == NULL)
-            return ash_raise(ASH_SNAPSHOT_TOO_OLD, "the log position %" PRIu64 " has been truncated away (the log begins at %" PRIu64 ")", lsn,
-                             wal_oldest(wal));
+            return ash_raise(ASH_SNAPSHOT_TOO_OLD,
+                             "the log position %" PRIu64
+                             " has been truncated away (the log begins at %" PRIu64 ")",
+                             lsn, wal_oldest(wal));
         rc = load_block(wal, s, &ref, &own);
         wal__segment_unref(wal, s);
         if (rc != ASH_OK)
@@ -174,14 +185,19 @@ wal_read(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uint32_t *
     if (rc != ASH_WOULD_BLOCK)
         return rc;
     if (lsn < wal_oldest(wal))
-        return ash_raise(ASH_SNAPSHOT_TOO_OLD, "the log position %" PRIu64 " has been truncated away (the log begins at %" PRIu64 ")", lsn,
-                         wal_oldest(wal));
+        return ash_raise(ASH_SNAPSHOT_TOO_OLD,
+                         "the log position %" PRIu64
+                         " has been truncated away (the log begins at %" PRIu64 ")",
+                         lsn, wal_oldest(wal));
     struct wal_record_head head;
     rc = copy_from_disk(wal, lsn, (uint8_t *)&head, sizeof(head));
     if (rc != ASH_OK)
         return rc;
-    if (head.size < sizeof(head) || head.size > WAL_RECORD_MAX || lsn + wal__padded(head.size) > atomic_load(&wal->reserved))
-        return ash_raise(ASH_CORRUPT, "a reference to log position %" PRIu64 " points into the middle of a record", lsn);
+    if (head.size < sizeof(head) || head.size > WAL_RECORD_MAX ||
+        lsn + wal__padded(head.size) > atomic_load(&wal->reserved))
+        return ash_raise(
+            ASH_CORRUPT,
+            "a reference to log position %" PRIu64 " points into the middle of a record", lsn);
     *size_out = head.size;
     if (head.size > capacity)
         return ASH_TOO_LARGE;

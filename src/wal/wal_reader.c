@@ -1,28 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_reader.c - reads a log from disk, record by record, to its end: for recovery, verification, inspection.
+ * wal_reader.c - reads a log from disk, record by record, to its end: for recovery, verification,
+ * inspection.
  *
- * Entry points: wal_reader_open(), wal_reader_next(), wal_reader_end().     Read first: wal_format.h, wal_reader_file.c.
+ * Entry points: wal_reader_open(), wal_reader_next(), wal_reader_end().     Read first:
+ * wal_format.h, wal_reader_file.c.
  *
- * The end of the log is where no next block is found; the last record may be incomplete there (its blocks were being written when the
- * power failed), then the log ends before it.  Nobody was told that an incomplete record is durable.  An end below what is known
- * to have been durable is ASH_CORRUPT.
+ * The end of the log is where no next block is found; the last record may be incomplete there (its
+ * blocks were being written when the power failed), then the log ends before it.  Nobody was told
+ * that an incomplete record is durable.  An end below what is known to have been durable is
+ * ASH_CORRUPT.
  */
-#include <inttypes.h>
-
 #include "base/error.h"
 #include "wal/wal_reader_int.h"
+
+#include <inttypes.h>
 
 static ash_rc
 corrupt(struct wal_reader *r, uint64_t durable)
 {
     return ash_raise_obj(ASH_CORRUPT, r->where,
-                         "log segment %s, offset %" PRIu64 ": the log stops being readable at log position %" PRIu64
-                         " although it had been durable up to %" PRIu64 "; restore from a backup, or salvage what lies before",
+                         "log segment %s, offset %" PRIu64
+                         ": the log stops being readable at log position %" PRIu64
+                         " although it had been durable up to %" PRIu64
+                         "; restore from a backup, or salvage what lies before",
                          r->where, r->position, r->lsn, durable);
 }
 
-/* Enters the chain's rest, begun after what was torn, as segments of which nothing counts: kept until they are truncated. */
+/* Enters the chain's rest, begun after what was torn, as segments of which nothing counts: kept
+ * until they are truncated. */
 static ash_rc
 keep_rest(struct wal_reader *r)
 {
@@ -115,7 +121,9 @@ next_block(struct wal_reader *r)
             continue;
         }
         if (f->head.lsn != stream || (f->head.epoch != epoch && r->lsn < stream))
-            return ash_raise_obj(ASH_CORRUPT, r->where, "log segment %s begins at log position %" PRIu64 ", the one before ends at %" PRIu64,
+            return ash_raise_obj(ASH_CORRUPT, r->where,
+                                 "log segment %s begins at log position %" PRIu64
+                                 ", the one before ends at %" PRIu64,
                                  r->where, f->head.lsn, r->lsn);
         r->stream = stream;
     }
@@ -154,7 +162,9 @@ read_record(struct wal_reader *r, struct wal_record *out)
     struct wal_record_head h;
     memcpy(&h, r->data, sizeof(h)); /* blocks are cut at multiples of its size */
     if (h.size < sizeof(h) || h.size > WAL_RECORD_MAX)
-        return ash_raise_obj(ASH_CORRUPT, r->where, "log segment %s, block at offset %" PRIu64 ": log position %" PRIu64 " holds a record of %u bytes",
+        return ash_raise_obj(ASH_CORRUPT, r->where,
+                             "log segment %s, block at offset %" PRIu64 ": log position %" PRIu64
+                             " holds a record of %u bytes",
                              r->where, r->data_offset, r->lsn, h.size);
     uint64_t padded = wal__padded(h.size);
     const uint8_t *image = r->data;
@@ -202,7 +212,8 @@ seek(struct wal_reader *r, uint64_t lsn)
 }
 
 ash_rc
-wal_reader_open(struct io *io, struct io_dir *dir, const uint8_t uuid[16], const struct wal_position *from, struct wal_reader **out)
+wal_reader_open(struct io *io, struct io_dir *dir, const uint8_t uuid[16],
+                const struct wal_position *from, struct wal_reader **out)
 {
     struct wal_reader *r = mem_zalloc(MEM_WAL, sizeof(*r));
     if (r == NULL)
@@ -220,7 +231,8 @@ wal_reader_open(struct io *io, struct io_dir *dir, const uint8_t uuid[16], const
         if (rc == ASH_OK)
             rc = seek(r, from->lsn);
     }
-    if (rc == ASH_NOT_FOUND) /* no segments: the first wal_reader_next() says so, after wal_reader_require() */
+    if (rc ==
+        ASH_NOT_FOUND) /* no segments: the first wal_reader_next() says so, after wal_reader_require() */
         rc = ASH_OK;
     if (rc != ASH_OK) {
         struct err_detail why;
@@ -240,7 +252,8 @@ wal_reader_require(struct wal_reader *r, uint64_t lsn)
 }
 
 void
-wal_reader_end(struct wal_reader *r, struct wal_position *next_out, uint32_t *epoch_out, struct wal_segments **live_out)
+wal_reader_end(struct wal_reader *r, struct wal_position *next_out, uint32_t *epoch_out,
+               struct wal_segments **live_out)
 {
     ash_assert(r->ended == ASH_NOT_FOUND);
     next_out->lsn = r->lsn;

@@ -4,22 +4,24 @@
  *
  * Read first: wal_format.h ("How a reader goes on").
  *
- * The chain: from the segment that holds the wanted LSN, numbers without a gap, sound heads, epochs that never fall.  A segment with a
- * higher epoch than the one before was begun by a recovery at the LSN where that recovery saw the log end.  So it limits all before it:
+ * The chain: from the segment that holds the wanted LSN, numbers without a gap, sound heads, epochs
+ * that never fall.  A segment with a higher epoch than the one before was begun by a recovery at
+ * the LSN where that recovery saw the log end.  So it limits all before it:
  *
  *     number   7 (epoch 1)       8 (epoch 1)         9 (epoch 2)
  *     LSN      |-----------x- - -|- - - - - |        x----------->        the record that began at x was never complete; recovery
  *     limit                x      x (nothing of it)                       went on at x in number 9
  *
- * Evidence that a bad block is damage and not a torn tail is looked for in a bounded stretch: at most WAL_WRITERS_MAX - 1 blocks lie
- * between a block and the first later one whose `durable` field covers it (wal_flush.c I2).  Only claims of the same or a later epoch
- * count: an earlier life may have known durable the beginning of a record that recovery cut off.
+ * Evidence that a bad block is damage and not a torn tail is looked for in a bounded stretch: at
+ * most WAL_WRITERS_MAX - 1 blocks lie between a block and the first later one whose `durable` field
+ * covers it (wal_flush.c I2).  Only claims of the same or a later epoch count: an earlier life may
+ * have known durable the beginning of a record that recovery cut off.
  */
-#include <inttypes.h>
-#include <stdlib.h>
-
 #include "base/error.h"
 #include "wal/wal_reader_int.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
 
 #define EVIDENCE_BYTES (2 * (uint64_t)WAL_WRITERS_MAX * WAL_BLOCK_MAX)
 
@@ -64,7 +66,9 @@ read_head(struct wal_reader *r, struct wal_found *f, uint8_t *page)
         return rc;
     f->valid = wal__head_valid(page, r->uuid, &f->head) && f->head.segment == f->number;
     if (f->valid && f->head.format > WAL_FORMAT)
-        return ash_raise_obj(ASH_VERSION_MISMATCH, name, "log segment %s has format %u; this library knows %u", name, f->head.format, WAL_FORMAT);
+        return ash_raise_obj(ASH_VERSION_MISMATCH, name,
+                             "log segment %s has format %u; this library knows %u", name,
+                             f->head.format, WAL_FORMAT);
     if (f->valid && f->head.epoch > r->epoch)
         r->epoch = f->head.epoch;
     return ASH_OK;
@@ -105,13 +109,15 @@ make_chain(struct wal_reader *r)
     r->chain_end = i;
 }
 
-/* The segment of the highest number that begins at or below `from`, or the hint; found_count when there is none.  (By number, not by LSN: one
- * that a recovery cut off may begin above the one that took its place.) */
+/* The segment of the highest number that begins at or below `from`, or the hint; found_count when
+ * there is none.  (By number, not by LSN: one that a recovery cut off may begin above the one that
+ * took its place.) */
 static unsigned
 find_start(const struct wal_reader *r, const struct wal_position *from)
 {
     for (unsigned i = 0; i < r->found_count; i++)
-        if (r->found[i].number == from->segment && r->found[i].valid && r->found[i].head.lsn <= from->lsn)
+        if (r->found[i].number == from->segment && r->found[i].valid &&
+            r->found[i].head.lsn <= from->lsn)
             return i;
     for (unsigned i = r->found_count; i-- > 0;)
         if (r->found[i].valid && r->found[i].head.lsn <= from->lsn)
@@ -145,7 +151,8 @@ wal__reader_find(struct wal_reader *r, const struct wal_position *from)
         if (from->lsn == WAL_LSN_FIRST)
             return ASH_NOT_FOUND; /* nothing was ever written */
         return ash_raise_obj(ASH_CORRUPT, io_dir_path(r->dir),
-                             "no log segment in %s holds log position %" PRIu64 ", from which recovery must start; restore the missing file",
+                             "no log segment in %s holds log position %" PRIu64
+                             ", from which recovery must start; restore the missing file",
                              io_dir_path(r->dir), from->lsn);
     }
     make_chain(r);
@@ -164,7 +171,11 @@ start_read(struct wal_reader *r, unsigned half, uint64_t offset)
     c->pending = c->bytes > 0;
     if (!c->pending)
         return;
-    c->req = (struct io_req){ .file = r->segment->file, .op = IO_OP_READ, .class = IO_CLASS_READ, .offset = offset, .buf = c->base + r->carry,
+    c->req = (struct io_req){ .file = r->segment->file,
+                              .op = IO_OP_READ,
+                              .class = IO_CLASS_READ,
+                              .offset = offset,
+                              .buf = c->base + r->carry,
                               .bytes = c->bytes };
     struct io_req *reqs[1] = { &c->req };
     io_submit(reqs, 1);
@@ -271,7 +282,8 @@ slide(struct wal_reader *r, uint64_t offset)
 }
 
 ash_rc
-wal__reader_need(struct wal_reader *r, uint64_t offset, uint32_t bytes, const uint8_t **out, uint32_t *available_out)
+wal__reader_need(struct wal_reader *r, uint64_t offset, uint32_t bytes, const uint8_t **out,
+                 uint32_t *available_out)
 {
     ash_assert(offset >= r->window);
     ash_assert(bytes <= WAL_BLOCK_MAX);
@@ -290,7 +302,8 @@ wal__reader_need(struct wal_reader *r, uint64_t offset, uint32_t bytes, const ui
 
 /* Scans [offset, ...) of one file for valid blocks of at least this epoch. */
 static ash_rc
-scan_file(struct wal_reader *r, const struct wal_found *f, uint64_t offset, uint32_t epoch, uint64_t *budget, uint8_t *buffer, uint64_t *lsn_out)
+scan_file(struct wal_reader *r, const struct wal_found *f, uint64_t offset, uint32_t epoch,
+          uint64_t *budget, uint8_t *buffer, uint64_t *lsn_out)
 {
     char name[WAL_NAME_MAX];
     struct io_file *file;
@@ -298,14 +311,16 @@ scan_file(struct wal_reader *r, const struct wal_found *f, uint64_t offset, uint
     ash_rc rc = io_file_open(r->dir, name, IO_READ_ONLY, &file);
     if (rc != ASH_OK)
         return rc;
-    while (rc == ASH_OK && offset < f->bytes && *budget > 0) {
-        /* Two block lengths at a time: every block that begins in the first half is whole in memory. */
+    while (rc == ASH_OK && offset<f->bytes && * budget> 0) {
+        /* Two block lengths at a time: every block that begins in the first half is whole in
+         * memory. */
         uint32_t bytes = (uint32_t)min_u64(2 * WAL_BLOCK_MAX, f->bytes - offset);
         rc = io_read(file, buffer, bytes, offset, IO_CLASS_READ);
         uint32_t half = bytes < 2 * WAL_BLOCK_MAX ? bytes : WAL_BLOCK_MAX;
         for (uint32_t at = 0; rc == ASH_OK && at < half; at += 4096) {
             struct wal_block_head h;
-            if (wal__block_valid(buffer + at, bytes - at, r->uuid, &h) && (h.epoch >= epoch || PLANTED(39)))
+            if (wal__block_valid(buffer + at, bytes - at, r->uuid, &h) &&
+                (h.epoch >= epoch || PLANTED(39)))
                 *lsn_out = max_u64(*lsn_out, h.durable);
         }
         offset += half;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_record.c - decides whether bytes are a segment head, a block, a record.  All decoding of log bytes starts here.
+ * wal_record.c - decides whether bytes are a segment head, a block, a record.  All decoding of log
+ * bytes starts here.
  *
- * Nothing here trusts a length before it is checked against what is in memory; all of it is fuzzed (tests/fuzz/fuzz_wal.c).
+ * Nothing here trusts a length before it is checked against what is in memory; all of it is fuzzed
+ * (tests/fuzz/fuzz_wal.c).
  */
 #include "base/crc.h"
 #include "storage/page_format.h"
@@ -22,7 +24,8 @@ wal__head_valid(const uint8_t page[4096], const uint8_t uuid[16], struct wal_seg
 }
 
 bool
-wal__block_valid(const uint8_t *block, uint64_t available, const uint8_t uuid[16], struct wal_block_head *out)
+wal__block_valid(const uint8_t *block, uint64_t available, const uint8_t uuid[16],
+                 struct wal_block_head *out)
 {
     struct wal_block_head h;
     if (available < sizeof(h))
@@ -47,14 +50,21 @@ check_changes(const uint8_t *record, uint32_t size, uint32_t at, unsigned change
     for (unsigned i = 0; i < changes; i++) {
         struct wal_change_head c;
         if (size - at < sizeof(c))
-            return ash_raise(ASH_CORRUPT, "log record: change %u begins at byte %u of %u and has no room for its head", i, at, size);
+            return ash_raise(
+                ASH_CORRUPT,
+                "log record: change %u begins at byte %u of %u and has no room for its head", i, at,
+                size);
         memcpy(&c, record + at, sizeof(c));
         at += (uint32_t)sizeof(c);
         if (c.size > size - at || round_up(c.size, 8) > size - at)
-            return ash_raise(ASH_CORRUPT, "log record: change %u claims %u bytes where %u are left", i, c.size, size - at);
-        if (c.op == 0 || c.op >= WAL_OP_MAX || c.flags != 0 || c.reserved != 0 || c.page == 0 || c.page_class >= PAGE_CLASS_COUNT)
-            return ash_raise(ASH_CORRUPT, "log record: change %u (operation %u, page %llu) is not one that this version knows", i, c.op,
-                             (unsigned long long)c.page);
+            return ash_raise(ASH_CORRUPT, "log record: change %u claims %u bytes where %u are left",
+                             i, c.size, size - at);
+        if (c.op == 0 || c.op >= WAL_OP_MAX || c.flags != 0 || c.reserved != 0 || c.page == 0 ||
+            c.page_class >= PAGE_CLASS_COUNT)
+            return ash_raise(
+                ASH_CORRUPT,
+                "log record: change %u (operation %u, page %llu) is not one that this version knows",
+                i, c.op, (unsigned long long)c.page);
         at += (uint32_t)round_up(c.size, 8);
     }
     if (at != size)
@@ -72,16 +82,20 @@ wal_record_check(const void *record, uint32_t size)
     if (h.size != size || h.size > WAL_RECORD_MAX)
         return ash_raise(ASH_CORRUPT, "log record: says %u bytes, has %u", h.size, size);
     if (h.type == 0 || h.type > WAL_REC_TYPE_MAX || h.flags != 0)
-        return ash_raise(ASH_CORRUPT, "log record: type %u with flags %u is not one that this version knows", h.type, h.flags);
+        return ash_raise(ASH_CORRUPT,
+                         "log record: type %u with flags %u is not one that this version knows",
+                         h.type, h.flags);
     if (h.type != WAL_REC_MTR && h.type != WAL_REC_ROW && h.type != WAL_REC_CLR) {
         if (h.changes != 0)
-            return ash_raise(ASH_CORRUPT, "log record: type %u claims %u page changes", h.type, h.changes);
+            return ash_raise(ASH_CORRUPT, "log record: type %u claims %u page changes", h.type,
+                             h.changes);
         return ASH_OK;
     }
     uint32_t at = (uint32_t)sizeof(h);
     if (h.type == WAL_REC_ROW) {
         if (h.link > size - at || round_up(h.link, 8) > size - at)
-            return ash_raise(ASH_CORRUPT, "log record: undo part of %llu bytes in a record of %u", (unsigned long long)h.link, size);
+            return ash_raise(ASH_CORRUPT, "log record: undo part of %llu bytes in a record of %u",
+                             (unsigned long long)h.link, size);
         at += (uint32_t)round_up(h.link, 8);
     }
     return check_changes(record, size, at, h.changes);
@@ -123,13 +137,17 @@ wal_segment_check(const void *bytes, size_t size, const uint8_t uuid[16], uint64
     const uint8_t *p = bytes;
     struct wal_segment_head head;
     if (size < 4096 || !wal__head_valid(p, uuid, &head))
-        return ash_raise(ASH_CORRUPT, "log segment: its head is damaged or belongs to another database");
+        return ash_raise(ASH_CORRUPT,
+                         "log segment: its head is damaged or belongs to another database");
     if (head.format > WAL_FORMAT)
-        return ash_raise(ASH_VERSION_MISMATCH, "log segment: format %u is newer than this library's %u", head.format, WAL_FORMAT);
+        return ash_raise(ASH_VERSION_MISMATCH,
+                         "log segment: format %u is newer than this library's %u", head.format,
+                         WAL_FORMAT);
     uint64_t lsn = head.lsn;
     for (size_t at = 4096; at < size;) {
         struct wal_block_head b;
-        if (!wal__block_valid(p + at, size - at, uuid, &b) || b.lsn != lsn || b.segment != head.segment || b.epoch != head.epoch)
+        if (!wal__block_valid(p + at, size - at, uuid, &b) || b.lsn != lsn ||
+            b.segment != head.segment || b.epoch != head.epoch)
             break;
         lsn += b.payload;
         at += round_up(WAL_BLOCK_HEAD + b.payload, 4096);

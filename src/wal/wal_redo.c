@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_redo.c - applies a logged change to a page image: the table of redo functions, and those that belong to no page type.
+ * wal_redo.c - applies a logged change to a page image: the table of redo functions, and those that
+ * belong to no page type.
  *
  * Entry points: wal_redo_register(), wal_redo_apply().     Read first: wal_mtr.h.
  *
- * Redo is deterministic and looks at nothing but the image, the payload and the record's start LSN: recovery, the check of
- * mini-transactions in debug builds and `ashlar inspect` call the same function.  Payloads are bytes from disk: never trusted.
+ * Redo is deterministic and looks at nothing but the image, the payload and the record's start LSN:
+ * recovery, the check of mini-transactions in debug builds and `ashlar inspect` call the same
+ * function.  Payloads are bytes from disk: never trusted.
  */
 #include "base/bits.h"
 #include "storage/page_format.h"
@@ -24,16 +26,20 @@ wal_redo_register(uint16_t first, uint16_t last, wal_redo_fn fn)
     }
 }
 
-/* Zeroes the page and gives it its header.  What identifies the database and counts writes belongs to the page store and stays. */
+/* Zeroes the page and gives it its header.  What identifies the database and counts writes belongs
+ * to the page store and stays. */
 static ash_rc
 redo_init(uint8_t *page, uint32_t size, const struct wal_change *change)
 {
     const struct wal_change_head *c = change->head;
     if (c->size != 1)
-        return ash_raise(ASH_CORRUPT, "log: PAGE_INIT of page %llu has %u bytes of payload instead of 1", (unsigned long long)c->page, c->size);
+        return ash_raise(ASH_CORRUPT,
+                         "log: PAGE_INIT of page %llu has %u bytes of payload instead of 1",
+                         (unsigned long long)c->page, c->size);
     if (PAGE_CLASS_SIZE((uint32_t)c->page_class) != size)
-        return ash_raise(ASH_CORRUPT, "log: PAGE_INIT of page %llu for class %u, on an image of %u bytes", (unsigned long long)c->page,
-                         c->page_class, size);
+        return ash_raise(ASH_CORRUPT,
+                         "log: PAGE_INIT of page %llu for class %u, on an image of %u bytes",
+                         (unsigned long long)c->page, c->page_class, size);
     struct page_head *h = (struct page_head *)(void *)page;
     uint32_t database = h->database;
     uint64_t write_seq = h->write_seq;
@@ -53,11 +59,13 @@ redo_bytes(uint8_t *page, uint32_t size, const struct wal_change *change)
 {
     const struct wal_change_head *c = change->head;
     if (c->size < 8)
-        return ash_raise(ASH_CORRUPT, "log: PAGE_BYTES of page %llu has only %u bytes of payload", (unsigned long long)c->page, c->size);
+        return ash_raise(ASH_CORRUPT, "log: PAGE_BYTES of page %llu has only %u bytes of payload",
+                         (unsigned long long)c->page, c->size);
     uint32_t offset = get_le32(change->payload), bytes = c->size - 8;
     if (offset < sizeof(struct page_head) || offset > size || bytes > size - offset)
-        return ash_raise(ASH_CORRUPT, "log: PAGE_BYTES of page %llu: bytes [%u, +%u) do not fit a page of %u", (unsigned long long)c->page,
-                         offset, bytes, size);
+        return ash_raise(ASH_CORRUPT,
+                         "log: PAGE_BYTES of page %llu: bytes [%u, +%u) do not fit a page of %u",
+                         (unsigned long long)c->page, offset, bytes, size);
     memcpy(page + offset, change->payload + 8, bytes);
     return ASH_OK;
 }
@@ -73,7 +81,9 @@ wal_redo_apply(uint8_t *page, uint32_t size, const struct wal_change *change, ui
     default: break;
     }
     if (c->op >= WAL_OP_MAX || redo_of[c->op] == NULL)
-        return ash_raise(ASH_CORRUPT, "log: page %llu has a change of operation %u, which this library does not know",
-                         (unsigned long long)c->page, c->op);
+        return ash_raise(
+            ASH_CORRUPT,
+            "log: page %llu has a change of operation %u, which this library does not know",
+            (unsigned long long)c->page, c->op);
     return redo_of[c->op](page, size, c->op, change->payload, c->size, start);
 }

@@ -1,32 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_segment.c - opens and closes the log; makes segment files ahead of need and recycles old ones.
+ * wal_segment.c - opens and closes the log; makes segment files ahead of need and recycles old
+ * ones.
  *
- * Entry points: wal_open(), wal_close(), wal_truncate(), wal_room(), wal_tell().     Read first: README.md, wal_format.h.
+ * Entry points: wal_open(), wal_close(), wal_truncate(), wal_room(), wal_tell().     Read first:
+ * README.md, wal_format.h.
  *
- * The keeper is a background task that has one duty: `next` is a file, of full size, written once (zeros or a former life), known to
- * its directory.  So that a log writer that fills a segment goes on in the next one without waiting, and a block's write changes no
- * metadata.  Life of a file:
+ * The keeper is a background task that has one duty: `next` is a file, of full size, written once
+ * (zeros or a former life), known to its directory.  So that a log writer that fills a segment goes
+ * on in the next one without waiting, and a block's write changes no metadata.  Life of a file:
  *
  *     created, zeroed --> prepared (next) --> current --> full (live) --> doomed [truncated] --> spare [renamed] --> prepared ...
  *                                                                                      `--> unlinked, when there are spares enough
  *
- *   I3  A segment is doomed only when wal_truncate() has passed its end and a durable block lies in a later one: at any moment the
- *       disk holds a segment from which a reader finds the end of the log.
- *   I6  The directory is synced after the rename or creation that makes a prepared file, before anything is written to it.  Hence a
- *       file's old content is untouched as long as its old name could come back.
- *   I7  A file is renamed only when the directory has been synced since its last rename: so a cut never leaves it with two names.
- * Files of former lives with a number that the new life is going to use (prepared but unused, or begun and then cut off by a crash) are
- * turned into spares before the new life's first segment is made.
+ *   I3  A segment is doomed only when wal_truncate() has passed its end and a durable block lies in
+ *       a later one: at any moment the disk holds a segment from which a reader finds the end of
+ *       the log.
+ *   I6  The directory is synced after the rename or creation that makes a prepared file, before
+ *       anything is written to it.  Hence a file's old content is untouched as long as its old name
+ *       could come back.
+ *   I7  A file is renamed only when the directory has been synced since its last rename: so a cut
+ *       never leaves it with two names.
+ * Files of former lives with a number that the new life is going to use (prepared but unused, or
+ * begun and then cut off by a crash) are turned into spares before the new life's first segment is
+ * made.
  * Locks: wal->lock for lists and tickets, never held over I/O.
  */
-#include <inttypes.h>
-#include <stdio.h>
-
 #include "base/clock.h"
 #include "base/crc.h"
 #include "base/log.h"
 #include "wal/wal_int.h"
+
+#include <inttypes.h>
+#include <stdio.h>
 
 /* ---- Names and structures ---- */
 
@@ -124,7 +130,7 @@ wal__segment_free(struct wal_segment *s)
 static void
 segment_list_free(struct list *list)
 {
-    LIST_FOREACH_SAFE (it, tmp, list)
+    LIST_FOREACH_SAFE(it, tmp, list)
         wal__segment_free(list_entry(it, struct wal_segment, link));
     list_init(list);
 }
@@ -139,7 +145,8 @@ wal_segments_free(struct wal_segments *s)
 }
 
 void
-wal__segment_head(const struct wal *wal, const struct wal_segment *s, uint64_t durable, uint8_t page[4096])
+wal__segment_head(const struct wal *wal, const struct wal_segment *s, uint64_t durable,
+                  uint8_t page[4096])
 {
     struct wal_segment_head h = {
         .magic = WAL_SEGMENT_MAGIC,
@@ -197,7 +204,8 @@ reuse_spare(struct wal *wal, const char *name, struct io_file **out)
         if (rc != ASH_OK)
             return rc;
         if (size != wal->options.segment_bytes) {
-            rc = io_dir_unlink(wal->options.dir, spare); /* the option changed, or it was never finished */
+            rc = io_dir_unlink(wal->options.dir,
+                               spare); /* the option changed, or it was never finished */
             if (rc != ASH_OK)
                 return rc;
             continue;
@@ -228,7 +236,9 @@ make_file(struct wal *wal, const char *name, struct io_file **out)
     err_save(&why);
     io_file_close(f);
     if (rc == ASH_NO_SPACE)
-        ash_ignore(io_dir_unlink(wal->options.dir, name)); /* gives back what it got; the failure to report is the first one */
+        ash_ignore(io_dir_unlink(
+            wal->options.dir,
+            name)); /* gives back what it got; the failure to report is the first one */
     err_restore(&why);
     return rc;
 }
@@ -293,7 +303,7 @@ wal__keeper_kick(struct wal *wal)
 static struct wal_segment *
 take_doomed_locked(struct wal *wal)
 {
-    LIST_FOREACH (it, &wal->doomed) {
+    LIST_FOREACH(it, &wal->doomed) {
         struct wal_segment *s = list_entry(it, struct wal_segment, link);
         if (s->refs == 0) {
             list_remove(&s->link);
@@ -322,8 +332,10 @@ keeper_prepare(struct wal *wal, uint64_t number, uint64_t ticket)
         wal->ticket_failed = ticket;
     wal__unlock(&wal->lock);
     if (full && !was_full)
-        log_write(LOG_WARN, "the disk is full: the next log segment of %" PRIu64 " bytes cannot be made in %s", wal->options.segment_bytes,
-                  io_dir_path(wal->options.dir));
+        log_write(LOG_WARN,
+                  "the disk is full: the next log segment of %" PRIu64
+                  " bytes cannot be made in %s",
+                  wal->options.segment_bytes, io_dir_path(wal->options.dir));
     if (asked)
         task_wait_wake(&wal->waiters);
     if (was_full && !full)
@@ -357,7 +369,8 @@ wal__keeper_main(void *arg)
         struct wal_segment *doomed = dead ? NULL : take_doomed_locked(wal);
         uint64_t ticket = wal->ticket_wanted, number = wal->next_number;
         bool retry = ticket > wal->ticket_done || wal->spare_count > 0;
-        bool need = !dead && !stop && doomed == NULL && wal->next == NULL && (retry || !atomic_load(&wal->no_space));
+        bool need = !dead && !stop && doomed == NULL && wal->next == NULL &&
+                    (retry || !atomic_load(&wal->no_space));
         wal__unlock(&wal->lock);
         if (!stop && doomed == NULL && !need)
             task_park();
@@ -421,13 +434,15 @@ wal_room(struct wal *wal)
     if (ASH_LIKELY(!atomic_load_explicit(&wal->no_space, memory_order_relaxed)))
         return ASH_OK;
     uint64_t now = clock_ns(), asked = atomic_load(&wal->room_asked_ns);
-    if (now - asked >= WAL_ROOM_RETRY_NS && atomic_compare_exchange_strong(&wal->room_asked_ns, &asked, now)) {
+    if (now - asked >= WAL_ROOM_RETRY_NS &&
+        atomic_compare_exchange_strong(&wal->room_asked_ns, &asked, now)) {
         wal__lock(&wal->lock);
         wal->ticket_wanted++;
         wal__unlock(&wal->lock);
         wal__keeper_kick(wal);
     }
-    return ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir), "the disk of %s is full: the log cannot grow; free some space",
+    return ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir),
+                         "the disk of %s is full: the log cannot grow; free some space",
                          io_dir_path(wal->options.dir));
 }
 
@@ -436,7 +451,7 @@ wal_segment_of(struct wal *wal, uint64_t lsn)
 {
     wal__lock(&wal->lock);
     uint64_t number = 0;
-    LIST_FOREACH (it, &wal->live) {
+    LIST_FOREACH(it, &wal->live) {
         struct wal_segment *s = list_entry(it, struct wal_segment, link);
         if (s->lsn > lsn && number != 0)
             break;
@@ -452,7 +467,9 @@ wal_tell(struct wal *wal, struct wal_position *out)
     wal__lock(&wal->lock);
     out->lsn = atomic_load_explicit(&wal->cut, memory_order_relaxed);
     bool full = wal->current == NULL || wal->position == wal->current->size;
-    out->segment = !full ? wal->current->number : wal->next != NULL ? wal->next->number : wal->next_number;
+    out->segment = !full               ? wal->current->number
+                   : wal->next != NULL ? wal->next->number
+                                       : wal->next_number;
     wal__unlock(&wal->lock);
 }
 
@@ -471,9 +488,15 @@ wal_stats(const struct wal *wal, struct wal_stats *out)
 
 /* ---- Opening ---- */
 
-struct found { struct wal *wal; uint64_t first, next; char names[64][WAL_NAME_MAX]; unsigned count; };
+struct found {
+    struct wal *wal;
+    uint64_t first, next;
+    char names[64][WAL_NAME_MAX];
+    unsigned count;
+};
 
-/* Collects the files that no live segment is: former lives' leftovers, and segments below the oldest live one. */
+/* Collects the files that no live segment is: former lives' leftovers, and segments below the
+ * oldest live one. */
 static bool
 find_leftover(void *arg, const char *name)
 {
@@ -505,7 +528,9 @@ wal__segments_adopt(struct wal *wal, uint64_t next_number)
     do {
         f->wal = wal;
         f->next = next_number;
-        f->first = list_empty(&wal->live) ? next_number : list_entry(wal->live.next, struct wal_segment, link)->number;
+        f->first = list_empty(&wal->live)
+                       ? next_number
+                       : list_entry(wal->live.next, struct wal_segment, link)->number;
         f->count = 0;
         wal->spare_count = 0;
         rc = io_dir_list(wal->options.dir, find_leftover, f);
@@ -526,14 +551,22 @@ static ash_rc
 check_options(const struct wal_options *o, const struct wal_position *at)
 {
     if (!is_pow2(o->buffer_bytes) || o->buffer_bytes < 4 * WAL_RECORD_MAX)
-        return ash_raise(ASH_INVALID, "log buffer of %" PRIu64 " bytes: must be a power of two and at least %u", o->buffer_bytes,
-                         4 * WAL_RECORD_MAX);
-    if (o->segment_bytes % 4096 != 0 || o->segment_bytes < (64u << 10) || o->segment_bytes > (UINT64_C(1) << 40))
-        return ash_raise(ASH_INVALID, "log segments of %" PRIu64 " bytes: must be a multiple of 4096 from 64 KiB to 1 TiB", o->segment_bytes);
+        return ash_raise(ASH_INVALID,
+                         "log buffer of %" PRIu64 " bytes: must be a power of two and at least %u",
+                         o->buffer_bytes, 4 * WAL_RECORD_MAX);
+    if (o->segment_bytes % 4096 != 0 || o->segment_bytes < (64u << 10) ||
+        o->segment_bytes > (UINT64_C(1) << 40))
+        return ash_raise(ASH_INVALID,
+                         "log segments of %" PRIu64
+                         " bytes: must be a multiple of 4096 from 64 KiB to 1 TiB",
+                         o->segment_bytes);
     if (o->writers < 1 || o->writers > WAL_WRITERS_MAX)
-        return ash_raise(ASH_INVALID, "%u log writers: must be 1 to %u", o->writers, WAL_WRITERS_MAX);
+        return ash_raise(ASH_INVALID, "%u log writers: must be 1 to %u", o->writers,
+                         WAL_WRITERS_MAX);
     if (at->lsn % WAL_RECORD_ALIGN != 0 || at->lsn < WAL_LSN_FIRST || at->segment == 0)
-        return ash_raise(ASH_INVALID, "a log cannot start at position %" PRIu64 " in segment %" PRIu64, at->lsn, at->segment);
+        return ash_raise(ASH_INVALID,
+                         "a log cannot start at position %" PRIu64 " in segment %" PRIu64, at->lsn,
+                         at->segment);
     return ASH_OK;
 }
 
@@ -614,7 +647,7 @@ take_live(struct wal *wal, struct wal_segments *live)
 {
     if (live == NULL)
         return;
-    LIST_FOREACH_SAFE (it, tmp, &live->list) {
+    LIST_FOREACH_SAFE(it, tmp, &live->list) {
         list_remove(it);
         list_push_back(&wal->live, it);
         wal->stats.segments++;
@@ -625,7 +658,8 @@ take_live(struct wal *wal, struct wal_segments *live)
 }
 
 ash_rc
-wal_open(const struct wal_options *options, const struct wal_position *at, struct wal_segments *live, struct wal **out)
+wal_open(const struct wal_options *options, const struct wal_position *at,
+         struct wal_segments *live, struct wal **out)
 {
     struct wal *wal = NULL;
     ash_rc rc = check_options(options, at);
@@ -638,7 +672,9 @@ wal_open(const struct wal_options *options, const struct wal_position *at, struc
     set_up(wal, options, at);
     take_live(wal, live);
     struct wal_segment *newest = newest_locked(wal);
-    rc = newest == NULL || newest->number < at->segment ? allocate(wal) : ash_raise(ASH_INVALID, "log segment %" PRIu64 " is not a fresh one", at->segment);
+    rc = newest == NULL || newest->number < at->segment
+             ? allocate(wal)
+             : ash_raise(ASH_INVALID, "log segment %" PRIu64 " is not a fresh one", at->segment);
     if (rc == ASH_OK && options->read_only) {
         atomic_store(&wal->failed, ASH_READ_ONLY); /* what an append will be told */
         *out = wal;

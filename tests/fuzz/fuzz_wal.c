@@ -2,8 +2,8 @@
  *
  * fuzz_wal.c - arbitrary bytes as a log segment and as a record.
  *
- * The first byte chooses: a segment image (its checksums are made right, so that what lies behind them is reached) or a record, whose
- * changes are then redone on a page.
+ * The first byte chooses: a segment image (its checksums are made right, so that what lies behind
+ * them is reached) or a record, whose changes are then redone on a page.
  */
 #include "base/crc.h"
 #include "storage/page_format.h"
@@ -45,7 +45,8 @@ one_record(const uint8_t *bytes, size_t size)
         return;
     memset(page, 0, PAGE_SIZE_MIN);
     while (wal_record_change(&rec, &pos, &c))
-        if (c.head->op < WAL_OP_BTREE_FIRST) /* the B+tree's have a target of their own: they rely on a checked page */
+        if (c.head->op <
+            WAL_OP_BTREE_FIRST) /* the B+tree's have a target of their own: they rely on a checked page */
             ash_ignore(wal_redo_apply(page, PAGE_SIZE_MIN, &c, 4096));
     mem_free(MEM_TEST, page);
 }

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_wal.c - the log in regular use, on every backend: what was appended is what is read, from the buffer, from disk, after reopening.
+ * test_wal.c - the log in regular use, on every backend: what was appended is what is read, from
+ * the buffer, from disk, after reopening.
  */
 #include "tests/wal/wal_env.h"
 
 #define RECORDS 600
 
-struct expected { uint64_t start[RECORDS]; uint32_t size[RECORDS]; unsigned count, seen; };
+struct expected {
+    uint64_t start[RECORDS];
+    uint32_t size[RECORDS];
+    unsigned count, seen;
+};
 
 static uint32_t
 draw_size(struct random *r)
@@ -57,14 +62,16 @@ read_all(struct wal *wal, const struct expected *x)
             ck_assert_uint_lt(x->start[i], oldest);
             continue;
         }
-        ck_assert_msg(rc == ASH_OK, "record %u at %llu: %s", i, (unsigned long long)x->start[i], err_current()->message);
+        ck_assert_msg(rc == ASH_OK, "record %u at %llu: %s", i, (unsigned long long)x->start[i],
+                      err_current()->message);
         ck_assert(wenv_check(buf, size, &n));
         ck_assert_uint_eq(n, i);
     }
     mem_free(MEM_TEST, buf);
 }
 
-/* Three lives; records of 32 bytes to 36 KiB in 64 KiB segments and a buffer of 1 MiB that wraps several times. */
+/* Three lives; records of 32 bytes to 36 KiB in 64 KiB segments and a buffer of 1 MiB that wraps
+ * several times. */
 static void
 appended_is_read_back_body(struct env *e)
 {
@@ -78,7 +85,8 @@ appended_is_read_back_body(struct env *e)
     for (unsigned life = 0; life < 2; life++) {
         struct wal_position from = { WAL_LSN_FIRST, life };
         x->seen = 0;
-        ck_rc(wenv_read(e, from, x->start[x->count - 1] + 32, see, x, NULL, &wal, NULL), ASH_NOT_FOUND);
+        ck_rc(wenv_read(e, from, x->start[x->count - 1] + 32, see, x, NULL, &wal, NULL),
+              ASH_NOT_FOUND);
         ck_assert_uint_eq(x->seen, x->count);
         read_all(wal, x);
         append_some(wal, x, RECORDS / 3, &r);
@@ -135,9 +143,16 @@ END_TEST
 
 /* ---- Several tasks ---- */
 
-#define TASKS 4
+#define TASKS    4
 #define PER_TASK 400
-struct appender { struct env *e; struct wal *wal; unsigned id; struct task *task; uint64_t start[PER_TASK]; bool sync; };
+struct appender {
+    struct env *e;
+    struct wal *wal;
+    unsigned id;
+    struct task *task;
+    uint64_t start[PER_TASK];
+    bool sync;
+};
 static unsigned seen_of[TASKS];
 
 static void
@@ -148,7 +163,8 @@ appender_main(void *arg)
     for (unsigned i = 0; i < PER_TASK; i++) {
         uint64_t end, n;
         uint32_t size;
-        ck_ok(wenv_append(a->wal, (uint64_t)a->id << 32 | i, 32 + (a->id * 131 + i * 37) % 2000, &a->start[i], &end));
+        ck_ok(wenv_append(a->wal, (uint64_t)a->id << 32 | i, 32 + (a->id * 131 + i * 37) % 2000,
+                          &a->start[i], &end));
         if (a->sync || i % 16 == 0) {
             ck_ok(wal_flush_to(a->wal, end));
             ck_assert_uint_ge(wal_durable(a->wal), end);
@@ -206,7 +222,12 @@ END_TEST
 
 /* ---- Reading what is about to be overwritten ---- */
 
-struct chase { struct wal *wal; _Atomic uint64_t start[64]; _Atomic unsigned count; _Atomic bool done; };
+struct chase {
+    struct wal *wal;
+    _Atomic uint64_t start[64];
+    _Atomic unsigned count;
+    _Atomic bool done;
+};
 
 static void
 chase_append(void *arg)
@@ -215,14 +236,16 @@ chase_append(void *arg)
     for (unsigned i = 0; i < 3000; i++) {
         uint64_t start;
         ck_ok(wenv_append(c->wal, i, 3000 + i % 1000, &start, NULL));
-        atomic_store(&c->start[i / 16 % 64], i % 16 == 0 ? start : atomic_load(&c->start[i / 16 % 64]));
+        atomic_store(&c->start[i / 16 % 64],
+                     i % 16 == 0 ? start : atomic_load(&c->start[i / 16 % 64]));
         if (i % 16 == 0)
             atomic_fetch_add(&c->count, 1);
     }
     atomic_store(&c->done, true);
 }
 
-/* One task appends as fast as it can, another reads the oldest records of the buffer: right bytes or ASH_WOULD_BLOCK. */
+/* One task appends as fast as it can, another reads the oldest records of the buffer: right bytes
+ * or ASH_WOULD_BLOCK. */
 static void
 chase_body(struct env *e)
 {
@@ -240,7 +263,8 @@ chase_body(struct env *e)
         task_relax(&spins);
         for (unsigned i = 0; i < 64 && i < count; i++) {
             uint64_t start = atomic_load(&c->start[i]), n;
-            if (start == 0 || start + WENV_BUFFER > reserved + 40000 || start + WENV_BUFFER < reserved)
+            if (start == 0 || start + WENV_BUFFER > reserved + 40000 ||
+                start + WENV_BUFFER < reserved)
                 continue; /* not at the edge */
             uint32_t size;
             ash_rc rc = wal_read_nowait(c->wal, start, buf, 4096, &size);
@@ -270,7 +294,10 @@ END_TEST
 /* ---- Callbacks ---- */
 
 static _Atomic unsigned called;
-struct my_callback { struct wal_callback cb; struct wal *wal; };
+struct my_callback {
+    struct wal_callback cb;
+    struct wal *wal;
+};
 
 static void
 on_durable(struct wal_callback *cb, ash_rc rc)
@@ -386,12 +413,17 @@ suite(void)
     TCase *t = tcase_create("use");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, appended_is_read_back, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, records_of_the_greatest_size_are_read_back, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, concurrent_appends_keep_each_tasks_order, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, what_is_being_overwritten_is_not_read, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, callbacks_come_once_and_not_before_durability, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, records_of_the_greatest_size_are_read_back, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, concurrent_appends_keep_each_tasks_order, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, what_is_being_overwritten_is_not_read, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, callbacks_come_once_and_not_before_durability, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, asynchronous_flush_happens_soon, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(t, truncated_segments_are_recycled_and_never_read, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(t, truncated_segments_are_recycled_and_never_read, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     suite_add_tcase(s, t);
     return s;
 }

@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_wal_crash.c - the log under power cuts, damage, failing writes and a full disk, on the simulated disk.
+ * test_wal_crash.c - the log under power cuts, damage, failing writes and a full disk, on the
+ * simulated disk.
  *
- * Power cuts: a run of several tasks appends, flushes and truncates.  Before every I/O event the disk's possible contents after a cut
- * at that moment are drawn (several policies) and set aside with what had been acknowledged.  Each is then opened:
+ * Power cuts: a run of several tasks appends, flushes and truncates.  Before every I/O event the
+ * disk's possible contents after a cut at that moment are drawn (several policies) and set aside
+ * with what had been acknowledged.  Each is then opened:
  *   - what is read is exactly what was appended, from the beginning to some record's end;
  *   - that end is not below what was acknowledged;
  *   - opening again gives the same; a new life appends, and everything of both lives is read;
  *   - for some, the power fails again at every event of that new life.
  */
+#include "base/crc.h"
+
 #include <errno.h>
 
-#include "base/crc.h"
 #include "tests/wal/wal_env.h"
 
-#define KNOWN_MAX 700
+#define KNOWN_MAX  700
 #define IMAGES_MAX 4000
 
 /* What was appended in one life, by position; positions below `begin` belong to the parent. */
@@ -22,7 +25,10 @@ struct known {
     const struct known *parent;
     uint64_t begin;
     unsigned count;
-    struct { uint64_t start, n; uint32_t size; } record[KNOWN_MAX];
+    struct {
+        uint64_t start, n;
+        uint32_t size;
+    } record[KNOWN_MAX];
 };
 
 /* What a cut at one moment left, and what had been promised until then. */
@@ -44,7 +50,7 @@ struct life {
     uint64_t expect_acked;    /* of the life before */
     struct image *images;
     unsigned image_count, image_every;
-    uint64_t n;               /* next record number */
+    uint64_t n; /* next record number */
     uint64_t end_read;
     unsigned running;
     bool errors_allowed;
@@ -94,7 +100,9 @@ cut_hook(void *arg)
         if (l->image_every > 1 && (event + p) % l->image_every != 0)
             continue;
         struct image *i = &l->images[l->image_count++];
-        *i = (struct image){ .acked = l->acked, .from = l->from, .event = event, .policy = (enum sim_cut_policy)p };
+        *i = (struct image){
+            .acked = l->acked, .from = l->from, .event = event, .policy = (enum sim_cut_policy)p
+        };
         ck_ok(sim_disk_cut(d, i->policy, l->seed + event * 4 + p, &i->disk));
     }
     mem_arena_resume(arena);
@@ -211,8 +219,8 @@ see_known(void *arg, const struct wal_record *rec)
     uint32_t known_size = 0;
     ck_assert_uint_eq(rec->start, l->end_read);
     l->end_read = rec->end;
-    ck_assert_msg(find_known(l->known, rec->start, &known_n, &known_size), "a record at %llu that was never appended",
-                  (unsigned long long)rec->start);
+    ck_assert_msg(find_known(l->known, rec->start, &known_n, &known_size),
+                  "a record at %llu that was never appended", (unsigned long long)rec->start);
     ck_assert(wenv_check((const uint8_t *)rec->head, rec->head->size, &n));
     ck_assert_uint_eq(n, known_n);
     ck_assert_uint_eq(rec->head->size, known_size);
@@ -225,14 +233,16 @@ dump_one(void *arg, const char *dir, const char *name, uint64_t size)
     struct sim_disk *d = arg;
     struct wal_segment_head h;
     ash_ignore(sim_disk_peek(d, dir, name, 0, &h, sizeof(h)));
-    fprintf(stderr, "  %s %llu: number %llu, epoch %u, lsn %llu, durable %llu\n", name, (unsigned long long)size,
-            (unsigned long long)h.segment, h.epoch, (unsigned long long)h.lsn, (unsigned long long)h.durable);
+    fprintf(stderr, "  %s %llu: number %llu, epoch %u, lsn %llu, durable %llu\n", name,
+            (unsigned long long)size, (unsigned long long)h.segment, h.epoch,
+            (unsigned long long)h.lsn, (unsigned long long)h.durable);
 }
 
 static void
 dump(struct env *e, const struct life *l)
 {
-    fprintf(stderr, "read from %llu (hint %llu), acknowledged %llu\n", (unsigned long long)l->from.lsn, (unsigned long long)l->from.segment,
+    fprintf(stderr, "read from %llu (hint %llu), acknowledged %llu\n",
+            (unsigned long long)l->from.lsn, (unsigned long long)l->from.segment,
             (unsigned long long)l->expect_acked);
     sim_disk_list(e->disk, dump_one, e->disk);
 }
@@ -250,8 +260,8 @@ check_body(struct env *e)
     if (rc != ASH_NOT_FOUND)
         dump(e, l);
     ck_assert_msg(rc == ASH_NOT_FOUND, "%s: %s", ash_rc_name(rc), err_current()->message);
-    ck_assert_msg(end.lsn >= l->expect_acked, "the log ends at %llu, acknowledged were %llu", (unsigned long long)end.lsn,
-                  (unsigned long long)l->expect_acked);
+    ck_assert_msg(end.lsn >= l->expect_acked, "the log ends at %llu, acknowledged were %llu",
+                  (unsigned long long)end.lsn, (unsigned long long)l->expect_acked);
     ck_assert_uint_eq(end.lsn, l->end_read);
 
     l->end_read = l->from.lsn;
@@ -336,8 +346,9 @@ check_image(const struct life *from, struct image *i, unsigned deep_every)
     }
     sim_disk_latency(l->env.disk, 1000, 100000);
     ash_rc rc = life_run(l, check_body);
-    ck_assert_msg(rc == ASH_OK, "seed %llu, cut at event %llu, policy %d: %s", (unsigned long long)from->seed, (unsigned long long)i->event,
-                  i->policy, err_current()->message);
+    ck_assert_msg(rc == ASH_OK, "seed %llu, cut at event %llu, policy %d: %s",
+                  (unsigned long long)from->seed, (unsigned long long)i->event, i->policy,
+                  err_current()->message);
     if (deep)
         check_images(l, 0);
     life_end(l);
@@ -405,7 +416,9 @@ START_TEST(failed_write_acknowledges_nothing_more)
         bool reached = sim_disk_requests(l->env.disk, _i) >= nth;
         failed_runs += reached;
         sim_disk_fault(l->env.disk, NULL);
-        struct image i = { .acked = l->acked, .from = l->from, .event = nth, .policy = SIM_CUT_NONE };
+        struct image i = {
+            .acked = l->acked, .from = l->from, .event = nth, .policy = SIM_CUT_NONE
+        };
         ck_ok(sim_disk_cut(l->env.disk, i.policy, nth, &i.disk));
         check_image(l, &i, 0);
         free_life(l);
@@ -418,7 +431,12 @@ END_TEST
 
 /* ---- Damage ---- */
 
-struct layout { struct sim_disk *disk; char name[64][40]; uint64_t size[64]; unsigned count; };
+struct layout {
+    struct sim_disk *disk;
+    char name[64][40];
+    uint64_t size[64];
+    unsigned count;
+};
 
 static void
 note_layout(void *arg, const char *dir, const char *name, uint64_t size)
@@ -432,7 +450,14 @@ note_layout(void *arg, const char *dir, const char *name, uint64_t size)
     y->size[y->count++] = size;
 }
 
-struct damage_read { struct env env; struct life *life; struct wal_position from; uint64_t require; ash_rc rc; uint64_t end; };
+struct damage_read {
+    struct env env;
+    struct life *life;
+    struct wal_position from;
+    uint64_t require;
+    ash_rc rc;
+    uint64_t end;
+};
 
 static void
 damage_body(struct env *e)
@@ -447,14 +472,18 @@ damage_body(struct env *e)
 static ash_rc
 read_damaged(struct life *l, struct sim_disk *disk, uint64_t require, uint64_t *end_out)
 {
-    struct damage_read d = { .env = { .kind = IO_BACKEND_SIM, .disk = disk, .seed = l->seed }, .life = l, .from = l->from, .require = require };
+    struct damage_read d = { .env = { .kind = IO_BACKEND_SIM, .disk = disk, .seed = l->seed },
+                             .life = l,
+                             .from = l->from,
+                             .require = require };
     ck_ok(env_run(&d.env, damage_body));
     *end_out = d.end;
     return d.rc;
 }
 
-/* Each 4 KiB piece of a cleanly closed log is damaged in turn.  When the superblock says how far the log was durable every damage that
- * loses a record is found.  Without that: found, or only the unprovable end is lost. */
+/* Each 4 KiB piece of a cleanly closed log is damaged in turn.  When the superblock says how far
+ * the log was durable every damage that loses a record is found.  Without that: found, or only the
+ * unprovable end is lost. */
 START_TEST(damage_below_durable_is_found)
 {
     struct life *l = first_life(test_seed(900 + (uint64_t)_i), false);
@@ -475,8 +504,10 @@ START_TEST(damage_below_durable_is_found)
             byte ^= (uint8_t)(1u << (offset / 4096 % 8));
             ck_ok(sim_disk_poke(copy, "db", y->name[s], at, &byte, 1));
             ash_rc rc = read_damaged(l, copy, l->acked, &end);
-            ck_assert_msg(rc == ASH_CORRUPT || rc == ASH_VERSION_MISMATCH || (rc == ASH_NOT_FOUND && end == l->acked), "%s+%llu: %s, end %llu of %llu",
-                          y->name[s], (unsigned long long)at, ash_rc_name(rc), (unsigned long long)end, (unsigned long long)l->acked);
+            ck_assert_msg(rc == ASH_CORRUPT || rc == ASH_VERSION_MISMATCH ||
+                              (rc == ASH_NOT_FOUND && end == l->acked),
+                          "%s+%llu: %s, end %llu of %llu", y->name[s], (unsigned long long)at,
+                          ash_rc_name(rc), (unsigned long long)end, (unsigned long long)l->acked);
             rc = read_damaged(l, copy, 0, &end);
             ck_assert(rc == ASH_CORRUPT || rc == ASH_NOT_FOUND);
             if (rc == ASH_NOT_FOUND && end < l->acked)
@@ -507,8 +538,8 @@ three_blocks_body(struct env *e)
     ck_ok(wal_close(l->wal));
 }
 
-/* A segment is begun anew (epoch 2) over a former life (epoch 1) of the same number, whose second and third block fit to the last byte:
- * only the epoch tells that they are stale. */
+/* A segment is begun anew (epoch 2) over a former life (epoch 1) of the same number, whose second
+ * and third block fit to the last byte: only the epoch tells that they are stale. */
 START_TEST(blocks_of_a_former_epoch_are_not_read)
 {
     static const char name[] = "wal-0000000000000001.log";
@@ -523,7 +554,9 @@ START_TEST(blocks_of_a_former_epoch_are_not_read)
     ck_ok(sim_disk_poke(l->env.disk, "db", name, 0, page, 4096));
     ck_ok(sim_disk_peek(l->env.disk, "db", name, 4096, page, 4096));
     put_le32(page + offsetof(struct wal_block_head, epoch), 2);
-    put_le32(page + 4, crc32c(0, page + 8, WAL_BLOCK_HEAD - 8 + get_le32(page + offsetof(struct wal_block_head, payload))));
+    put_le32(page + 4, crc32c(0, page + 8,
+                              WAL_BLOCK_HEAD - 8 +
+                                  get_le32(page + offsetof(struct wal_block_head, payload))));
     ck_ok(sim_disk_poke(l->env.disk, "db", name, 4096, page, 4096));
     ck_rc(read_damaged(l, l->env.disk, 0, &end), ASH_NOT_FOUND);
     ck_assert_uint_eq(end, WAL_LSN_FIRST + wal__padded(100));
@@ -534,7 +567,10 @@ END_TEST
 
 /* ---- Full disk ---- */
 
-struct full { struct env env; bool give_up; };
+struct full {
+    struct env env;
+    bool give_up;
+};
 
 static void
 full_disk_body(struct env *e)
@@ -594,7 +630,8 @@ suite(void)
     Suite *s = suite_create("wal crash");
     TCase *t = tcase_create("crash");
     tcase_set_timeout(t, 600);
-    tcase_add_loop_test(t, power_cut_loses_nothing_acknowledged_and_invents_nothing, 0, (int)test_scale(8, 200));
+    tcase_add_loop_test(t, power_cut_loses_nothing_acknowledged_and_invents_nothing, 0,
+                        (int)test_scale(8, 200));
     tcase_add_loop_test(t, failed_write_acknowledges_nothing_more, IO_OP_WRITE, IO_OP_FLUSH + 1);
     tcase_add_loop_test(t, damage_below_durable_is_found, 0, 4);
     tcase_add_test(t, blocks_of_a_former_epoch_are_not_read);

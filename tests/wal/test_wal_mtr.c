@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_wal_mtr.c - mini-transactions over a real pool and page store, in simulation: what redo makes of the log is what is in the pool.
+ * test_wal_mtr.c - mini-transactions over a real pool and page store, in simulation: what redo
+ * makes of the log is what is in the pool.
  */
-#include <signal.h>
-
 #include "buffer/buffer.h"
-#include "tests/wal/wal_env.h"
 #include "wal/wal_mtr.h"
 
-#define PAGES 12
-#define TREE 9
+#include <signal.h>
 
-struct store { struct pstore *ps; struct buf_pool *pool; struct wal *wal; };
+#include "tests/wal/wal_env.h"
+
+#define PAGES 12
+#define TREE  9
+
+struct store {
+    struct pstore *ps;
+    struct buf_pool *pool;
+    struct wal *wal;
+};
 
 /* ---- What the pool needs from the log ---- */
 
@@ -44,9 +50,16 @@ log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uin
 static void
 store_open(const struct env *e, struct store *s)
 {
-    struct pstore_options po = { .io = e->io, .dir = e->dir, .zone_bytes = 256u << 10, .page_id_max = 4096 };
+    struct pstore_options po = {
+        .io = e->io, .dir = e->dir, .zone_bytes = 256u << 10, .page_id_max = 4096
+    };
     ck_ok(pstore_create(&po, &s->ps));
-    struct buf_options bo = { .bytes = 1u << 20, .io = e->io, .rt = e->rt, .pstore = s->ps, .writers = 1, .page_id_max = 4096 };
+    struct buf_options bo = { .bytes = 1u << 20,
+                              .io = e->io,
+                              .rt = e->rt,
+                              .pstore = s->ps,
+                              .writers = 1,
+                              .page_id_max = 4096 };
     ck_ok(buf_create(&bo, &s->pool));
     s->wal = wenv_create(e, NULL);
     struct buf_log_ops log = { s->wal, log_flush_to, log_durable, log_reserved, log_append_map };
@@ -89,10 +102,16 @@ put_random(struct mtr *m, struct buf_page *p, struct random *r)
     uint32_t size = (uint32_t)random_below(r, sizeof(bytes));
     for (uint32_t i = 0; i < size; i++)
         bytes[i] = (uint8_t)random_u64(r);
-    put_bytes(m, p, (uint32_t)(sizeof(struct page_head) + random_below(r, PAGE_SIZE_MIN - sizeof(struct page_head) - size)), bytes, size);
+    put_bytes(m, p,
+              (uint32_t)(sizeof(struct page_head) +
+                         random_below(r, PAGE_SIZE_MIN - sizeof(struct page_head) - size)),
+              bytes, size);
 }
 
-struct replay { uint8_t *image[64]; uint64_t freed; };
+struct replay {
+    uint8_t *image[64];
+    uint64_t freed;
+};
 
 /* Redoes each record on images of its own. */
 static void
@@ -134,13 +153,15 @@ redo_equals_live_body(struct env *e)
     }
     ck_ok(mtr_commit(&m, &record, &start, &end));
     ck_assert_uint_eq(start, WAL_LSN_FIRST);
-    ck_assert_uint_le(buf_oldest_dirty(s.pool), start); /* redo would begin at the change or before */
+    ck_assert_uint_le(buf_oldest_dirty(s.pool),
+                      start); /* redo would begin at the change or before */
     for (unsigned i = 0; i < PAGES; i++) {
         ck_assert_uint_eq(((struct page_head *)(void *)p[i].data)->lsn, end);
         buf_unlatch_x(s.pool, &p[i]);
     }
     for (unsigned round = 0; round < 200; round++) {
-        unsigned first = (unsigned)random_below(&r, PAGES - 3), count = 1 + (unsigned)random_below(&r, 3);
+        unsigned first = (unsigned)random_below(&r, PAGES - 3),
+                 count = 1 + (unsigned)random_below(&r, 3);
         mtr_begin(&m, s.wal, s.pool);
         for (unsigned i = 0; i < count; i++)
             ck_ok(buf_latch_x(s.pool, ids[first + i], &p[i]));
@@ -210,9 +231,11 @@ patch_start(void *arg, uint64_t start)
     memcpy(p->data + 512, &start, 8);
 }
 
-#define TEST_OP_STAMP 63 /* puts the record's start LSN at 512, after the bytes of the payload at 520 */
+#define TEST_OP_STAMP \
+    63 /* puts the record's start LSN at 512, after the bytes of the payload at 520 */
 static ash_rc
-redo_stamp(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, uint32_t payload_size, uint64_t start)
+redo_stamp(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, uint32_t payload_size,
+           uint64_t start)
 {
     (void)size;
     (void)op;
@@ -229,7 +252,9 @@ patch_body(struct env *e)
     struct mtr m;
     uint8_t image[256], undo[13] = "thirteen byte";
     uint32_t size;
-    struct mtr_record record = { .type = WAL_REC_ROW, .txn = 5, .prev = 0, .undo = { { undo, 13 } }, .undo_count = 1 };
+    struct mtr_record record = {
+        .type = WAL_REC_ROW, .txn = 5, .prev = 0, .undo = { { undo, 13 } }, .undo_count = 1
+    };
     struct wal_part part = { "value", 5 };
     uint64_t start, end, stamped;
     struct wal_record rec;
@@ -332,9 +357,15 @@ END_TEST
 START_TEST(redo_refuses_payloads_that_do_not_fit)
 {
     uint8_t page[PAGE_SIZE_MIN] __attribute__((aligned(8))) = { 0 };
-    struct { struct wal_change_head h; uint32_t offset, zero; uint8_t bytes[64]; } c = { .h = { .page = 1, .op = WAL_OP_PAGE_BYTES } };
+    struct {
+        struct wal_change_head h;
+        uint32_t offset, zero;
+        uint8_t bytes[64];
+    } c = { .h = { .page = 1, .op = WAL_OP_PAGE_BYTES } };
     struct wal_change change = { &c.h, (const uint8_t *)&c.offset };
-    static const struct { uint32_t size, offset; } bad[] = { { 7, 100 }, { 0, 100 }, { 8, 4097 }, { 16, 4089 }, { 16, 0 }, { 9, UINT32_MAX } };
+    static const struct {
+        uint32_t size, offset;
+    } bad[] = { { 7, 100 }, { 0, 100 }, { 8, 4097 }, { 16, 4089 }, { 16, 0 }, { 9, UINT32_MAX } };
     for (unsigned i = 0; i < ASH_ARRAY_SIZE(bad); i++) {
         c.h.size = bad[i].size;
         c.offset = bad[i].offset;
@@ -353,12 +384,20 @@ START_TEST(redo_refuses_payloads_that_do_not_fit)
 }
 END_TEST
 
-/* Every prefix and every flipped bit of a record's head and change heads is refused, or leaves a record that is inside its bytes. */
+/* Every prefix and every flipped bit of a record's head and change heads is refused, or leaves a
+ * record that is inside its bytes. */
 START_TEST(record_check_accepts_nothing_that_reaches_outside)
 {
-    struct { struct wal_record_head h; uint8_t undo[16]; struct wal_change_head c; uint8_t payload[16]; } rec, bad;
+    struct {
+        struct wal_record_head h;
+        uint8_t undo[16];
+        struct wal_change_head c;
+        uint8_t payload[16];
+    } rec, bad;
     memset(&rec, 0, sizeof(rec));
-    rec.h = (struct wal_record_head){ .size = sizeof(rec), .type = WAL_REC_ROW, .changes = 1, .txn = 1, .link = 13 };
+    rec.h = (struct wal_record_head){
+        .size = sizeof(rec), .type = WAL_REC_ROW, .changes = 1, .txn = 1, .link = 13
+    };
     rec.c = (struct wal_change_head){ .page = 5, .size = 11, .op = WAL_OP_PAGE_BYTES };
     ck_ok(wal_record_check(&rec, sizeof(rec)));
     for (uint32_t size = 0; size < sizeof(rec); size++)

@@ -5,18 +5,25 @@
 #ifndef ASH_TESTS_WAL_ENV_H
 #define ASH_TESTS_WAL_ENV_H
 
-#include "tests/storage/io_env.h"
 #include "wal/wal_int.h"
 
+#include "tests/storage/io_env.h"
+
 #define WENV_SEGMENT (64u << 10)
-#define WENV_BUFFER (1u << 20)
+#define WENV_BUFFER  (1u << 20)
 
 static const uint8_t wenv_uuid[16] = { 7, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 };
 
 static inline struct wal_options
 wenv_options(const struct env *e)
 {
-    struct wal_options o = { .io = e->io, .dir = e->dir, .rt = e->rt, .buffer_bytes = WENV_BUFFER, .segment_bytes = WENV_SEGMENT, .writers = 3, .epoch = 1 };
+    struct wal_options o = { .io = e->io,
+                             .dir = e->dir,
+                             .rt = e->rt,
+                             .buffer_bytes = WENV_BUFFER,
+                             .segment_bytes = WENV_SEGMENT,
+                             .writers = 3,
+                             .epoch = 1 };
     memcpy(o.uuid, wenv_uuid, sizeof(o.uuid));
     return o;
 }
@@ -25,7 +32,9 @@ wenv_options(const struct env *e)
 __attribute__((unused)) static void
 wenv_record(uint8_t *buf, uint64_t n, uint32_t size)
 {
-    struct wal_record_head h = { .size = size, .type = WAL_REC_NOTE, .txn = n, .prev = hash_u64(n), .link = size };
+    struct wal_record_head h = {
+        .size = size, .type = WAL_REC_NOTE, .txn = n, .prev = hash_u64(n), .link = size
+    };
     for (uint32_t i = sizeof(h); i < size; i++)
         buf[i] = (uint8_t)(hash_u64(n + i / 8) >> (i % 8 * 8));
     memcpy(buf, &h, sizeof(h));
@@ -53,7 +62,9 @@ wenv_append(struct wal *wal, uint64_t n, uint32_t size, uint64_t *start_out, uin
     uint8_t *buf = mem_alloc(MEM_TEST, size);
     ck_assert_ptr_nonnull(buf);
     wenv_record(buf, n, size);
-    struct wal_part parts[3] = { { buf, 32 }, { buf + 32, (size - 32) / 2 }, { buf + 32 + (size - 32) / 2, size - 32 - (size - 32) / 2 } };
+    struct wal_part parts[3] = { { buf, 32 },
+                                 { buf + 32, (size - 32) / 2 },
+                                 { buf + 32 + (size - 32) / 2, size - 32 - (size - 32) / 2 } };
     uint64_t start, end;
     ash_rc rc = wal_append(wal, parts, 3, &start, &end);
     mem_free(MEM_TEST, buf);
@@ -80,7 +91,8 @@ wenv_create(const struct env *e, const struct wal_options *o)
 /* Reads the log from `from` to its end, calling fn for each record, and opens it for writing when `out` is given.  Returns what ended the
  * reading: ASH_NOT_FOUND is the regular end. */
 __attribute__((unused)) static ash_rc
-wenv_read(const struct env *e, struct wal_position from, uint64_t require, void (*fn)(void *arg, const struct wal_record *rec), void *arg,
+wenv_read(const struct env *e, struct wal_position from, uint64_t require,
+          void (*fn)(void *arg, const struct wal_record *rec), void *arg,
           const struct wal_options *o, struct wal **out, struct wal_position *end_out)
 {
     struct wal_reader *r;
