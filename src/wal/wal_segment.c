@@ -10,8 +10,10 @@
  * (zeros or a former life), known to its directory.  So that a log writer that fills a segment goes
  * on in the next one without waiting, and a block's write changes no metadata.  Life of a file:
  *
- *     created, zeroed --> prepared (next) --> current --> full (live) --> doomed [truncated] --> spare [renamed] --> prepared ...
- *                                                                                      `--> unlinked, when there are spares enough
+ *     created, zeroed --> prepared (next) --> current --> full (live) --> doomed [truncated]
+ *                             ^                                             |
+ *                             `-- [renamed] -- spare <--------- [renamed] --+--> unlinked, when
+ *                                                                                spares are enough
  *
  *   I3  A segment is doomed only when wal_truncate() has passed its end and a durable block lies in
  *       a later one: at any moment the disk holds a segment from which a reader finds the end of
