@@ -144,7 +144,8 @@ db_open_memory(ash_db *db)
                                .pool = db->pool,
                                .rt = db->rt,
                                .lock_timeout_ms = db->options.v[OPT_lock_timeout_ms],
-                               .version_limit = db->options.v[OPT_wal_version_limit] };
+                               .version_limit = db->options.v[OPT_wal_version_limit],
+                               .read_only = db->read_only };
     btree_txn_ops(&db->env, &txn.ops);
     rc = txn_sys_create(&txn, &db->txn);
     if (rc != ASH_OK)
@@ -176,7 +177,7 @@ db_open_log(ash_db *db, const struct recover_result *found)
                                .durable = db_log_durable,
                                .reserved = db_log_reserved,
                                .append_map = db_log_append_map };
-    return buf_start(db->pool, &log);
+    return db->read_only ? ASH_OK : buf_start(db->pool, &log); /* no page will be dirty */
 }
 
 static void

@@ -80,6 +80,20 @@ err_raise(const char *file, int line, ash_rc code, int sys_errno, const char *ob
 }
 
 ash_rc
+err_answer(const char *file, int line, ash_rc code, const char *text)
+{
+    struct err_detail *slot = err_current();
+
+    slot->code = code;
+    slot->sys_errno = 0;
+    slot->file = file;
+    slot->line = line;
+    slot->object[0] = '\0';
+    copy_cut(slot->message, sizeof(slot->message), text);
+    return code;
+}
+
+ash_rc
 err_from_errno(int sys_errno)
 {
     switch (sys_errno) {

@@ -38,6 +38,11 @@ ash_rc err_raise(const char *file, int line, ash_rc code, int sys_errno, const c
 #define ash_raise_sys(code, err, object, ...) \
     err_raise(__FILE__, __LINE__, (code), (err), (object), __VA_ARGS__)
 
+/* The same for an answer rather than a failure (no such row): a fixed sentence, nothing formatted,
+ * some nanoseconds.  `text` is a literal shorter than ERR_MESSAGE_MAX. */
+ash_rc err_answer(const char *file, int line, ash_rc code, const char *text);
+#define ash_answer(code, text) err_answer(__FILE__, __LINE__, (code), (text))
+
 /* The code that fits an errno: ENOMEM -> NO_MEMORY, ENOSPC/EDQUOT/EFBIG -> NO_SPACE, EROFS ->
  * READ_ONLY, else IO. */
 ash_rc err_from_errno(int sys_errno);

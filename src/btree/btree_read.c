@@ -28,9 +28,9 @@ btree__copy_row(const struct buf_page *leaf, uint32_t slot, struct btree_image *
 }
 
 static ash_rc
-absent(const struct btree *bt)
+absent(void)
 {
-    return ash_raise(ASH_NOT_FOUND, "no row with this key is in tree %u", bt->tree);
+    return ash_answer(ASH_NOT_FOUND, "No row has this key.");
 }
 
 /* Takes the version before out of the log.  The undo part says which row it belongs to: a wrong pointer must not yield another row. */
@@ -93,7 +93,7 @@ btree__resolve(const struct btree *bt, struct txn *t, struct ash_slice key, stru
         rc = step_back(bt, key, &buf, image, value, base);
     mem_free(MEM_TXN, buf.data);
     if (rc == ASH_OK && (image->flags & BTREE_ROW_DELETED) != 0)
-        rc = absent(bt);
+        rc = absent();
     if (rc == ASH_OK && (image->flags & BTREE_ROW_LARGE) != 0)
         rc = replace_by_large(bt, value, base);
     return rc;
@@ -118,7 +118,7 @@ get_append(const struct btree *bt, struct txn *t, struct ash_slice key, struct b
             rc = btree__copy_row(&path.node, slot, &image, value);
         if (ASH_LIKELY(rc == ASH_OK && buf_opt_valid(bt->env->pool, &path.node))) {
             if (!exact)
-                return absent(bt);
+                return absent();
             if (ASH_LIKELY(btree__plain(&image)))
                 return ASH_OK;
             rc = btree__resolve(bt, t, key, &image, value, base);
@@ -187,7 +187,7 @@ newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree
     if (rc != ASH_OK || *wait_out != 0)
         return rc;
     if ((image.flags & BTREE_ROW_DELETED) != 0)
-        return absent(bt);
+        return absent();
     return (image.flags & BTREE_ROW_LARGE) != 0 ? replace_by_large(bt, value, 0) : ASH_OK;
 }
 

@@ -67,7 +67,7 @@ allowed(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool
     if (c->kind == BTREE_INSERT && live)
         return ash_raise(ASH_EXISTS, "a row with this key is in tree %u already", c->bt->tree);
     if ((c->kind == BTREE_UPDATE || c->kind == BTREE_DELETE) && !live)
-        return ash_raise(ASH_NOT_FOUND, "no row with this key is in tree %u", c->bt->tree);
+        return ash_answer(ASH_NOT_FOUND, "No row has this key.");
     return ASH_OK;
 }
 

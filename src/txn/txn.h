@@ -97,6 +97,7 @@ struct txn_options {
     struct task_runtime *rt;
     uint64_t lock_timeout_ms;
     uint64_t version_limit; /* bytes of log kept for snapshots */
+    bool read_only;         /* nothing is purged; nothing was open when the log ended */
     struct txn_ops ops;
 };
 ASH_MUST_CHECK ash_rc txn_sys_create(const struct txn_options *options, struct txn_sys **out);

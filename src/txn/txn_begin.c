@@ -25,6 +25,7 @@ txn_sys_create(const struct txn_options *options, struct txn_sys **out)
     sys->pool = options->pool;
     sys->rt = options->rt;
     sys->ops = options->ops;
+    sys->read_only = options->read_only;
     atomic_store(&sys->version_limit, options->version_limit);
     atomic_store(&sys->lock_timeout_ms, options->lock_timeout_ms);
     atomic_store(&sys->next_id, 1);
@@ -52,6 +53,8 @@ txn_start(struct txn_sys *sys, struct wal *wal)
     if (rc != ASH_OK)
         return rc;
     atomic_store(&sys->active_low, wal_reserved(wal));
+    if (sys->read_only)
+        return ASH_OK;
     rc = txn__purge_round(sys); /* what was garbage before the crash: nobody can see it now */
     if (rc != ASH_OK)
         return rc;

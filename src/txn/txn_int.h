@@ -90,6 +90,7 @@ struct txn_sys {
     struct buf_pool *pool;
     struct task_runtime *rt;
     struct txn_ops ops;
+    bool read_only;
     _Atomic uint64_t lock_timeout_ms;
     _Atomic uint64_t version_limit;
 
