@@ -259,7 +259,7 @@ print_zone_page(const struct db_layers *db, const struct zone_page *at)
            LLU(head->write_seq));
     if (head->type == PAGE_TYPE_BTREE_LEAF || head->type == PAGE_TYPE_BTREE_INNER) {
         const struct btree_node *node = (const void *)p.data;
-        printf(", level %u, %u rows", node->level, node->count);
+        printf(", level %u, %u slots", node->level, node->count);
     }
     fputc('\n', stdout);
     buf_unlatch_s(db->pool, &p);
