@@ -265,7 +265,7 @@ db_teardown(ash_db *db, bool clean)
     if (clean && db->checkpointer != NULL)
         rc = checkpoint_final(db->checkpointer);
     checkpoint_stop(db->checkpointer);
-    if (db->pool != NULL)
+    if (db->pool != NULL && !db->read_only)
         buf_stop(db->pool);
     txn_sys_destroy(db->txn);
     btree_env_deinit(&db->env);
