@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "base/assert.h"
+#include "buffer/buffer.h"
 #include "task/task.h"
 
 #define BUF_STATE_SHIFT 56

@@ -610,7 +610,7 @@ buf_stop(struct buf_pool *pool)
 {
     atomic_store(&pool->stopping, true);
     buf__poke(pool);
-    for (unsigned i = 0; i < pool->options.writers; i++)
+    for (unsigned i = 0; i < pool->options.writers && pool->writers != NULL; i++)
         if (pool->writers[i].task != NULL) {
             task_join(pool->writers[i].task);
             pool->writers[i].task = NULL;
