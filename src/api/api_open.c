@@ -172,6 +172,8 @@ db_open_log(ash_db *db, const struct recover_result *found)
     if (rc != ASH_OK)
         return rc;
     db->env.wal = db->wal;
+    if (db->read_only)
+        return ASH_OK; /* no page is ever dirty */
     struct buf_log_ops log = { .ctx = db,
                                .flush_to = db_log_flush_to,
                                .durable = db_log_durable,

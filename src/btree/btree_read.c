@@ -199,12 +199,15 @@ btree_get_for_update(struct btree *bt, struct txn *t, struct ash_slice key, bool
         rc = txn_statement(t, /* write= */ true);
     if (rc == ASH_OK)
         rc = txn_prepare_write(t);
+    const struct txn_lock *mark = txn_lock_mark(t);
     if (rc == ASH_OK)
         rc = txn_lock_row(t, bt->tree, key, nowait);
     for (unsigned tries = 0; rc == ASH_OK; tries++) {
         uint64_t writer;
         ash_assert(tries < BTREE_RETRY_MAX);
         rc = newest(bt, t, key, value_out, &writer);
+        if (rc == ASH_NOT_FOUND)
+            txn_unlock_since(t, mark); /* what is not there is not locked */
         if (rc != ASH_OK || writer == 0)
             return rc;
         rc = txn_wait(t, writer, nowait);

@@ -608,6 +608,8 @@ buf__writers_start(struct buf_pool *pool)
 void
 buf_stop(struct buf_pool *pool)
 {
+    if (pool->writers == NULL)
+        return; /* read-only */
     atomic_store(&pool->stopping, true);
     buf__poke(pool);
     for (unsigned i = 0; i < pool->options.writers && pool->writers != NULL; i++)

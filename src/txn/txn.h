@@ -195,6 +195,10 @@ ASH_MUST_CHECK ash_rc txn_wait(struct txn *t, uint64_t writer, bool nowait);
  * transaction that locked it, or 0.  One load when there are no explicit locks. */
 ASH_MUST_CHECK ash_rc txn_lock_row(struct txn *t, uint32_t tree, struct ash_slice key, bool nowait);
 uint64_t txn_locked(struct txn *t, uint32_t tree, struct ash_slice key);
+/* Takes back the explicit locks of t that are newer than the mark: the row turned out not to exist. */
+struct txn_lock;
+const struct txn_lock *txn_lock_mark(const struct txn *t);
+void txn_unlock_since(struct txn *t, const struct txn_lock *mark);
 
 /* Before a row change is logged: gives t an id and notes where its log begins.  Without latches. */
 ASH_MUST_CHECK ash_rc txn_prepare_write(struct txn *t);

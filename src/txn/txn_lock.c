@@ -207,16 +207,19 @@ txn_locked(struct txn *t, uint32_t tree, struct ash_slice key)
                : owner;
 }
 
-void
-txn__unlock_all(struct txn *t, uint64_t id)
+const struct txn_lock *
+txn_lock_mark(const struct txn *t)
 {
-    struct txn_lock *l = t->priv->locks;
+    return t->priv->locks;
+}
 
-    t->priv->locks = NULL;
-    while (l != NULL) {
-        struct txn_lock *next = l->next_own;
+void
+txn_unlock_since(struct txn *t, const struct txn_lock *mark)
+{
+    while (t->priv->locks != mark) {
+        struct txn_lock *l = t->priv->locks;
         struct txn_lock_bucket *b = &t->sys->lock[l->hash % TXN_LOCK_BUCKETS];
-        ash_assert(l->owner == id);
+        t->priv->locks = l->next_own;
         txn_bucket_lock(b);
         struct txn_lock **at = &b->head;
         while (*at != l)
@@ -225,6 +228,13 @@ txn__unlock_all(struct txn *t, uint64_t id)
         atomic_fetch_sub(&b->count, 1);
         txn_bucket_unlock(b);
         mem_free(MEM_TXN, l);
-        l = next;
     }
+}
+
+void
+txn__unlock_all(struct txn *t, uint64_t id)
+{
+    for (const struct txn_lock *l = t->priv->locks; l != NULL; l = l->next_own)
+        ash_assert(l->owner == id);
+    txn_unlock_since(t, NULL);
 }

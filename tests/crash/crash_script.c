@@ -66,7 +66,7 @@ script_long_keys(struct crash_actor *a)
 static void
 script_large(struct crash_actor *a)
 {
-    static const uint32_t size[] = { 5000, 20000, 100000, 9000, 300000, 4096 };
+    static const uint32_t size[] = { 5000, 20000, 100000, 9000, 120000, 4096 };
 
     TRY(crash_create(a, 0, 0));
     for (uint32_t i = 0; i < 6; i++)

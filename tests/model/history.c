@@ -56,7 +56,7 @@ struct check {
     uint32_t from, to;
     uint32_t low, high; /* rows < low are behind, rows >= high ahead; low == high except on a row */
     bool cursor_autocommit;
-    uint64_t cursor_snapshot;
+    uint64_t cursor_snapshot, cursor_opened; /* read committed: rows may be as old as the cursor */
 };
 
 static void *
@@ -308,13 +308,12 @@ do_write(struct check *c, const struct history_op *op)
 static bool
 scan_may(const struct check *c, uint32_t key, uint64_t value, bool any_value)
 {
-    uint64_t s = c->cursor_autocommit      ? c->cursor_snapshot
-                 : c->cursor_snapshot != 0 ? c->cursor_snapshot
-                                           : c->snapshot;
+    uint64_t s = c->cursor_snapshot;
+    uint64_t lo = c->read_committed && !c->cursor_autocommit ? c->cursor_opened : s;
 
     if (!c->cursor_autocommit && c->mine[key])
         return any_value ? c->mine_value[key] != 0 : c->mine_value[key] == value;
-    return any_value ? may_be_present(c, key, s, s, true) : may_see(c, key, s, s, value);
+    return any_value ? may_be_present(c, key, lo, s, true) : may_see(c, key, lo, s, value);
 }
 
 static void
@@ -347,7 +346,8 @@ check_step(struct check *c, const struct history_op *op)
     if (found)
         c->low = op->key, c->high = op->key + 1;
     else
-        c->low = c->high = op->flag ? c->to : c->from;
+        c->low = c->high = op->flag ? c->high
+                                    : c->low; /* behind the last row: own writes may follow */
 }
 
 static void
@@ -389,7 +389,7 @@ replay_op(struct check *c, const struct history_op *op)
         c->to = (uint32_t)op->value;
         c->low = c->high = op->flag ? c->to : c->from;
         c->cursor_autocommit = op->autocommit;
-        c->cursor_snapshot = op->snapshot;
+        c->cursor_snapshot = c->cursor_opened = op->snapshot;
         break;
     case HISTORY_SEEK:
         c->low = c->high = op->flag ? op->key : op->key + 1;

@@ -37,8 +37,8 @@ enum history_kind {
     HISTORY_DELETE,
     /* opened: key = first of range, value = end of range (indexes), flag: reverse */
     HISTORY_CURSOR,
-    HISTORY_SEEK,   /* key index: the first at or after / at or before */
-    HISTORY_STEP,   /* flag: forward in key order; key seen, value; rc NOT_FOUND: none */
+    HISTORY_SEEK,     /* key index: the first at or after / at or before */
+    HISTORY_STEP,     /* flag: forward in key order; key seen, value; rc NOT_FOUND: none */
     HISTORY_KEYS_STEP /* the same, the value was not read */
 };
 

@@ -34,6 +34,8 @@ struct world {
     struct history_log log[SESSIONS_MAX + 1];
     uint32_t sessions, ops, round;
     uint32_t large; /* one value in so many is large */
+    bool tiny;      /* a cache of 1 MiB */
+    _Atomic bool huge_busy;
     bool executors; /* work runs by ash_run() */
     struct random random;
     _Atomic uint32_t running;
@@ -50,6 +52,7 @@ struct actor {
     uint64_t savepoint[8];
     uint32_t savepoints;
     uint8_t *value;
+    bool huge; /* its value is of the kind of which there is one at a time */
 };
 
 /* ---- Keys and values ---- */
@@ -122,9 +125,12 @@ value_make(struct actor *a)
     else if (random_chance(r, 1, 6))
         size = (uint32_t)random_below(r, 1200);
     else if (random_chance(r, 1, a->w->large))
-        size = random_chance(r, 1, 20)
-                   ? (random_chance(r, 1, 2) ? VALUE_MAX : (uint32_t)random_below(r, VALUE_MAX))
-                   : (uint32_t)random_below(r, 20000);
+        size = (uint32_t)random_below(r, 20000);
+    else if (!a->w->tiny && random_chance(r, 1, 100) && !atomic_exchange(&a->w->huge_busy, true)) {
+        /* All its pages are in the cache at once, so only one session at a time does this. */
+        size = random_chance(r, 1, 2) ? VALUE_MAX : (uint32_t)random_below(r, VALUE_MAX);
+        a->huge = true;
+    }
     uint64_t word = random_u64(r);
     for (uint32_t i = 0; i < size; i += 8) {
         word = word * 0x9e3779b97f4a7c15u + 1;
@@ -181,7 +187,7 @@ txn_finish(struct actor *a, bool commit)
     struct history_op *op = record(a, HISTORY_COMMIT, 0);
     uint64_t ticket;
     if (random_chance(&a->random, 1, 2)) {
-        op->lo = a->s->txn->last_lsn; /* its last change: the commit record follows it */
+        op->lo = a->s->txn->last_lsn + 1; /* behind the start of its last change */
         must_ok(ash_commit(a->s));
         op->hi = wal_reserved(a->w->db->wal);
     } else {
@@ -194,6 +200,14 @@ txn_finish(struct actor *a, bool commit)
     }
     a->in_txn = false;
     a->w->commits++;
+}
+
+static void
+value_done(struct actor *a)
+{
+    if (a->huge)
+        atomic_store(&a->w->huge_busy, false);
+    a->huge = false;
 }
 
 /* A deadlock must be answered with a rollback; after other failures the transaction goes on. */
@@ -253,9 +267,11 @@ do_write(struct actor *a)
     case HISTORY_UPDATE: rc = ash_update(a->s, t, key, value); break;
     default: rc = ash_delete(a->s, t, key); break;
     }
+    value_done(a);
     record_end(a, op, rc);
     if (op->autocommit && rc == ASH_OK)
-        op->lo = a->s->txn->priv->logged; /* its change: tells its place among the row's versions */
+        op->lo =
+            a->s->txn->priv->logged + 1; /* its change: tells its place among the row's versions */
     after_write(a, rc);
 }
 
@@ -407,8 +423,10 @@ do_ddl(struct actor *a)
     ash_rc rc = ash_table_create(a->s, name, NULL);
     if (rc == ASH_OK) {
         must_ok(ash_table_open(a->s, name, &t));
-        for (uint32_t i = 0; i < 30; i++)
+        for (uint32_t i = 0; i < 30; i++) {
             must_ok(ash_put(a->s, t, ash_slice(&i, sizeof(i)), value_make(a)));
+            value_done(a);
+        }
         must_ok(ash_get(a->s, t, ash_slice("\1\0\0", 4), &value));
         ash_table_close(t);
     } else {
@@ -640,7 +658,7 @@ model_body(struct db_env *e)
     w->env = e;
     random_init(&w->random, e->seed);
     struct random *r = &w->random;
-    bool tiny = random_chance(r, 2, 3);
+    bool tiny = w->tiny = random_chance(r, 2, 3);
     snprintf(
         options, sizeof(options),
         "cache=%s,wal_buffer=1MiB,wal_segment=%s,zone_size=%s,wal_limit=%s,wal_writers=%u,checkpoint_ms=%u,executors=2,executor_fibers=8",
