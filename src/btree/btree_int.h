@@ -166,6 +166,8 @@ btree__plain(const struct btree_image *image)
 ASH_MUST_CHECK ash_rc btree__buf_room(struct btree_buf *b, uint32_t more);
 
 /* ---- Transactions (btree_undo.c) ---- */
+/* Drops the ghosts, and on that occasion the version heads, that nobody needs from an exclusively latched page; one with no ghosts is left alone. */
+ASH_MUST_CHECK ash_rc btree__purge_leaf(const struct btree *bt, struct buf_page *leaf);
 ash_rc btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo_next);
 unsigned btree__garbage(void *ctx, const struct txn_undo *undo, uint64_t *pages_out, unsigned capacity);
 ash_rc btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count);

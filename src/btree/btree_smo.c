@@ -369,16 +369,12 @@ btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
 
 /* ---- Merging ---- */
 
-static uint32_t
-bytes_used(const struct buf_page *p)
-{
-    return p->size - HEAD - btree__free_total(p->data, p->size);
-}
-
+/* Counts rows only: fences stay whatever is merged. */
 bool
 btree__underfull(const struct buf_page *p)
 {
-    return bytes_used(p) < (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
+    const struct btree_node *n = btree__cnode(p->data);
+    return n->used - n->lower_size - n->upper_size + n->count * SLOT < (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
 }
 
 /* Would the rows of both fit one page, and the move one log record? */
@@ -393,7 +389,9 @@ merge_fits(const struct buf_page *left, const struct buf_page *right)
     uint64_t total = (uint64_t)l->lower_size + r->upper_size + moved + btree__rows_bytes(left->data, 0, l->count, prefix);
     if (l->level > 0)
         total += (uint64_t)l->upper_size - prefix + BTREE_CHILD_SIZE + SLOT;
-    return moved <= BTREE_MOVE_MAX && total <= (left->size - HEAD) / 100 * BTREE_MERGE_FULL;
+    /* An empty page may go even when the other becomes nearly full. */
+    uint32_t percent = l->count == 0 || r->count == 0 ? 95 : BTREE_MERGE_FULL;
+    return moved <= BTREE_MOVE_MAX && total <= (left->size - HEAD) / 100 * percent;
 }
 
 /* All latched; `right` is freed and released. slot: of left in the parent. */
@@ -492,41 +490,53 @@ merge_root(const struct btree *bt, struct buf_page *root, struct merge_step *ste
     return rc;
 }
 
-/* The path is latched and stays so. */
+/* The path is latched and stays so (the node may have become its neighbour).  *merged_out: one of the two is gone. */
 static ash_rc
-merge_with_neighbour(const struct btree *bt, struct btree_path *path, struct merge_step *step)
+merge_side(const struct btree *bt, struct btree_path *path, bool to_right, struct merge_step *step, bool *merged_out)
 {
-    const struct btree_node *p = btree__cnode(path->parent.data);
     struct buf_page other;
-    if (!btree__underfull(&path->node))
-        return ASH_OK;
-    if (p->count == 0) {
-        step->up = true;
-        return ASH_OK;
-    }
-    bool to_right = path->slot < p->count; /* the neighbour's side */
     uint32_t left_slot = to_right ? path->slot : path->slot - 1;
     uint64_t page = BTREE_CHILD_PAGE(btree__child(path->parent.data, to_right ? path->slot + 1 : left_slot));
     ash_rc rc = buf_try_latch_x(bt->env->pool, page, &other);
+    *merged_out = false;
     if (rc == ASH_WOULD_BLOCK) {
         step->fault = page;
         return ASH_OK;
     }
     if (rc != ASH_OK)
         return rc;
+    /* Ghosts whose hint was lost go when a neighbour is purged. */
+    rc = btree__purge_leaf(bt, &other);
+    if (rc != ASH_OK) {
+        buf_unlatch_x(bt->env->pool, &other);
+        return rc;
+    }
     struct buf_page *left = to_right ? &path->node : &other, *right = to_right ? &other : &path->node;
     if (!merge_fits(left, right)) {
         buf_unlatch_x(bt->env->pool, &other);
         return ASH_OK;
     }
     rc = merge_pages(bt, &path->parent, left_slot, left, right);
-    if (to_right) {
-        step->up = btree__cnode(path->parent.data)->count == 0 || btree__underfull(&path->parent);
-        return rc;
-    }
-    /* The page itself is gone: what the caller unlatches is its neighbour. */
-    path->node = other;
-    step->up = btree__cnode(path->parent.data)->count == 0 || btree__underfull(&path->parent);
+    if (!to_right)
+        path->node = other; /* the page itself is gone, or at least released */
+    *merged_out = rc == ASH_OK;
+    return rc;
+}
+
+static ash_rc
+merge_with_neighbour(const struct btree *bt, struct btree_path *path, struct merge_step *step)
+{
+    uint32_t count = btree__cnode(path->parent.data)->count;
+    bool merged = false;
+    ash_rc rc = ASH_OK;
+    if (!btree__underfull(&path->node))
+        return ASH_OK;
+    if (path->slot < count)
+        rc = merge_side(bt, path, /* to_right= */ true, step, &merged);
+    if (rc == ASH_OK && !merged && step->fault == PAGE_ID_NONE && path->slot > 0)
+        rc = merge_side(bt, path, /* to_right= */ false, step, &merged);
+    /* An only child cannot be merged: perhaps its parent can. */
+    step->up = rc == ASH_OK && (count == 0 || (merged && btree__underfull(&path->parent)));
     return rc;
 }
 

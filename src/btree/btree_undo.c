@@ -235,9 +235,8 @@ btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned coun
 
 /* ---- Ghosts ---- */
 
-/* Drops what nobody needs from a latched leaf. */
-static ash_rc
-purge_leaf(const struct btree *bt, struct buf_page *leaf)
+ash_rc
+btree__purge_leaf(const struct btree *bt, struct buf_page *leaf)
 {
     uint8_t list[4 * BTREE_PURGE_MAX];
     uint32_t count, below;
@@ -270,7 +269,7 @@ btree__purge(void *ctx, uint32_t tree, uint64_t root, uint8_t leaf_class, const 
         rc = btree__latch_leaf(&bt, k, &leaf);
     if (rc != ASH_OK)
         return rc;
-    rc = purge_leaf(&bt, &leaf);
+    rc = btree__purge_leaf(&bt, &leaf);
     bool underfull = btree__underfull(&leaf);
     buf_unlatch_x(env->pool, &leaf);
     return rc == ASH_OK && underfull ? btree__merge(&bt, k, 0) : rc;
