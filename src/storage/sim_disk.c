@@ -610,15 +610,20 @@ sim_disk_destroy(struct sim_disk *d)
     sim__free(d);
 }
 
+static uint32_t
+sectors_below(struct sim_disk *d, uint32_t bytes)
+{
+    return (uint32_t)random_below(&d->random, bytes / SIM_SECTOR) * SIM_SECTOR;
+}
+
 void
 sim_disk_restart(struct sim_disk *d)
 {
     LIST_FOREACH_SAFE(it, next, &d->flights) {
         struct sim_flight *fl = list_entry(it, struct sim_flight, link);
-        if (fl->write != NULL && random_chance(&d->random, 1, 2))
-            sim__land(fl, fl->bytes);
-        else if (fl->write != NULL)
-            sim__land_part(fl);
+        /* The kernel finishes or drops a dead process's requests before its lock goes: what has not landed now never will. */
+        if (fl->write != NULL)
+            sim__land(fl, random_chance(&d->random, 1, 2) ? fl->bytes : sectors_below(d, fl->bytes));
         sim__flight_free(fl);
     }
     LIST_FOREACH(it, &d->files) {
