@@ -95,6 +95,10 @@ print_json_bytes(FILE *f, struct ash_slice s)
             fputs("\\ufffd", f);
         else if (p[i] == '"' || p[i] == '\\')
             fprintf(f, "\\%c", p[i]);
+        else if (p[i] == '\n')
+            fputs("\\n", f);
+        else if (p[i] == '\t')
+            fputs("\\t", f);
         else if (p[i] < ' ' || p[i] == 0x7f)
             fprintf(f, "\\u%04x", p[i]);
         else

@@ -175,6 +175,8 @@ t 0 scan db bytes --json
 json_lines "$out"
 has "$out" '"key":"é","value":"é\"\\\\"'
 has "$out" '"key_hex":"eda080"'
+out=$("$ashlar" get db towns multi --json)
+is "$out" '{"key":"multi","value":"a\nb"}'
 t 0 dump db bytes
 dump=$out
 printf '%s\n' "$dump" | "$ashlar" load "$opts" copy bytes 2>err || fail "the dump cannot be loaded: $(<err)"
