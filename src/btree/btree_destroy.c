@@ -3,8 +3,8 @@
  * btree_destroy.c - frees every page of a tree that nobody uses any more.
  *
  * From the right: the last leaves of the last inner page go, and the inner page forgets them in the same record. So after every record what
- * is left is still reached from the root, and a crash only means calling again.  An inner page that has lost all children but one gives its
- * place to it.  The last record frees the root with the last leaf.
+ * is left is still reached from the root, and a crash only means calling again.  The last leaf of an inner page goes together with that page, and
+ * with those above it that have no other child; the last record frees the root.
  *
  * Leaves are read only because freeing a page takes its latch; their rows are looked at only in trees that may hold large values.
  */
@@ -18,32 +18,47 @@ struct killer {
     bool large;
 };
 
-/* The last inner page of level 1 and its parent (page PAGE_ID_NONE when it is the root), latched. */
-static ash_rc
-last_inner(const struct killer *k, struct buf_page *parent, struct buf_page *node)
+/* The way to the last page of level 1, latched: page[0] is the lowest page on it that has other children, or the root; below it stand pages with
+ * one child each. */
+struct chain {
+    struct buf_page page[BTREE_LEVEL_MAX + 1];
+    unsigned count;
+};
+
+static void
+chain_release(const struct killer *k, struct chain *c)
 {
-    struct buf_pool *pool = k->bt.env->pool;
-    parent->page = PAGE_ID_NONE;
-    ash_rc rc = buf_latch_x(pool, k->bt.root, node);
-    while (rc == ASH_OK && btree__cnode(node->data)->level > 1) {
-        struct buf_page child;
-        rc = buf_latch_x(pool, BTREE_CHILD_PAGE(btree__cnode(node->data)->right), &child);
-        if (rc == ASH_OK && btree__cnode(child.data)->level + 1 != btree__cnode(node->data)->level) {
-            rc = ash_raise(ASH_CORRUPT, "tree %u: page %llu has the wrong level; run a verification", k->bt.tree,
-                           (unsigned long long)child.page);
-            buf_unlatch_x(pool, &child);
+    while (c->count > 0)
+        buf_unlatch_x(k->bt.env->pool, &c->page[--c->count]);
+}
+
+static ash_rc
+chain_latch(const struct killer *k, struct chain *c)
+{
+    uint64_t page = k->bt.root;
+    unsigned level = 0;
+    c->count = 0;
+    do {
+        struct buf_page p;
+        ash_rc rc = buf_latch_x(k->bt.env->pool, page, &p);
+        if (rc != ASH_OK) {
+            chain_release(k, c);
+            return rc;
         }
-        if (parent->page != PAGE_ID_NONE)
-            buf_unlatch_x(pool, parent);
-        *parent = *node;
-        if (rc == ASH_OK)
-            *node = child;
-        else
-            node->page = PAGE_ID_NONE;
-    }
-    if (rc != ASH_OK && parent->page != PAGE_ID_NONE)
-        buf_unlatch_x(pool, parent);
-    return rc;
+        const struct btree_node *n = btree__cnode(p.data);
+        if (n->level == 0 || n->level > BTREE_LEVEL_MAX || (level != 0 && n->level + 1u != level)) {
+            buf_unlatch_x(k->bt.env->pool, &p);
+            chain_release(k, c);
+            return ash_raise(ASH_CORRUPT, "tree %u: page %llu has the wrong level; run a verification", k->bt.tree,
+                             (unsigned long long)page);
+        }
+        level = n->level;
+        if (n->count > 0)
+            chain_release(k, c);
+        c->page[c->count++] = p;
+        page = BTREE_CHILD_PAGE(n->right);
+    } while (level > 1);
+    return ASH_OK;
 }
 
 /* ---- Leaves ---- */
@@ -140,79 +155,53 @@ out:
 
 /* ---- Inner pages ---- */
 
-/* The root with its last leaf: the end.  Both are released. */
+/* The last leaf, the pages that have no other child, and, when that is all there is, the root.  The chain is released. */
 static ash_rc
-free_last(const struct killer *k, struct buf_page *root)
-{
-    struct buf_pool *pool = k->bt.env->pool;
-    struct buf_page leaf, noted = { .page = PAGE_ID_NONE };
-    struct btree_mtr bm;
-    uint8_t none[8] = { 0 };
-    ash_rc rc = buf_latch_x(pool, BTREE_CHILD_PAGE(btree__cnode(root->data)->right), &leaf);
-    if (rc != ASH_OK)
-        goto out_root;
-    if (k->noted_in != PAGE_ID_NONE)
-        rc = buf_latch_x(pool, k->noted_in, &noted);
-    if (rc != ASH_OK)
-        goto out_leaf;
-    rc = btree__mtr_begin(&bm, k->bt.env, root->size, 3, 8);
-    if (rc != ASH_OK)
-        goto out_noted;
-    if (k->noted_in != PAGE_ID_NONE)
-        btree__mtr_change(&bm, &noted, BTREE_OP_ROOT_LOADING, none, sizeof(none));
-    btree__mtr_free(&bm, &leaf);
-    btree__mtr_free(&bm, root);
-    rc = btree__mtr_commit(&bm);
-    if (k->noted_in != PAGE_ID_NONE)
-        buf_unlatch_x(pool, &noted);
-    return rc;
-out_noted:
-    if (k->noted_in != PAGE_ID_NONE)
-        buf_unlatch_x(pool, &noted);
-out_leaf:
-    buf_unlatch_x(pool, &leaf);
-out_root:
-    buf_unlatch_x(pool, root);
-    return rc;
-}
-
-/* A page of level 1 with one leaf left: the leaf goes with it when the parent has other children; else the page gives its place in the parent
- * to its leaf.  `node` is released. */
-static ash_rc
-fold(const struct killer *k, struct buf_page *parent, struct buf_page *node)
+free_chain(const struct killer *k, struct chain *c, bool *done_out)
 {
     struct buf_pool *pool = k->bt.env->pool;
     struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } };
-    const struct btree_node *p = btree__cnode(parent->data), *n = btree__cnode(node->data);
+    struct buf_page leaf, noted = { .page = PAGE_ID_NONE }, *top = &c->page[0], *bottom = &c->page[c->count - 1];
+    const struct btree_node *t = btree__cnode(top->data);
     struct btree_edit edit = { .data = NULL };
     struct btree_mtr bm;
-    struct buf_page leaf = { .page = PAGE_ID_NONE };
-    bool alone = p->count == 0;
-    ash_rc rc = ASH_OK;
-    if (!alone)
-        rc = buf_latch_x(pool, BTREE_CHILD_PAGE(n->right), &leaf);
+    uint8_t none[8] = { 0 };
+    bool all = t->count == 0, note = all && k->noted_in != PAGE_ID_NONE;
+    ash_rc rc = buf_latch_x(pool, BTREE_CHILD_PAGE(btree__cnode(bottom->data)->right), &leaf);
     if (rc != ASH_OK)
-        goto out_node;
-    rc = btree__edit_begin(&edit, parent->data, &keep, &keep, alone ? 1 : p->level, alone ? n->right : btree__child(parent->data, p->count - 1), 0);
-    if (rc == ASH_OK) {
-        edit.op.keep_to = alone ? 0 : p->count - 1;
+        goto out;
+    if (note)
+        rc = buf_latch_x(pool, k->noted_in, &noted);
+    if (rc != ASH_OK)
+        goto out_leaf;
+    if (!all)
+        rc = btree__edit_begin(&edit, top->data, &keep, &keep, t->level, btree__child(top->data, t->count - 1), 0);
+    if (rc == ASH_OK)
+        rc = btree__mtr_begin(&bm, k->bt.env, top->size, 3 + c->count, edit.size + 16);
+    if (rc != ASH_OK)
+        goto out_noted;
+    if (!all) {
+        edit.op.keep_to = t->count - 1;
         btree__edit_end(&edit);
-        rc = btree__mtr_begin(&bm, k->bt.env, parent->size, 3, edit.size + 8);
+        btree__mtr_edit(&bm, top, &edit);
     }
-    if (rc != ASH_OK) {
-        if (!alone)
-            buf_unlatch_x(pool, &leaf);
-        goto out_node;
-    }
-    btree__mtr_edit(&bm, parent, &edit);
-    if (!alone)
-        btree__mtr_free(&bm, &leaf);
-    btree__mtr_free(&bm, node);
-    rc = btree__mtr_commit(&bm);
-    btree__edit_free(&edit);
-    return rc;
-out_node:
-    buf_unlatch_x(pool, node);
+    if (note)
+        btree__mtr_change(&bm, &noted, BTREE_OP_ROOT_LOADING, none, sizeof(none));
+    btree__mtr_free(&bm, &leaf);
+    while (c->count > (all ? 0u : 1u))
+        btree__mtr_free(&bm, &c->page[--c->count]);
+    rc = btree__mtr_commit(&bm); /* releases what it frees */
+    *done_out = all;
+    if (note)
+        buf_unlatch_x(pool, &noted);
+    goto out;
+out_noted:
+    if (note)
+        buf_unlatch_x(pool, &noted);
+out_leaf:
+    buf_unlatch_x(pool, &leaf);
+out:
+    chain_release(k, c);
     btree__edit_free(&edit);
     return rc;
 }
@@ -222,38 +211,30 @@ static ash_rc
 step(const struct killer *k, bool *done_out)
 {
     struct buf_pool *pool = k->bt.env->pool;
-    struct buf_page parent, node;
+    struct chain c;
     uint64_t pages[TOGETHER];
     *done_out = false;
-    ash_rc rc = last_inner(k, &parent, &node);
+    ash_rc rc = chain_latch(k, &c);
     if (rc != ASH_OK)
         return rc;
-    uint32_t count = btree__cnode(node.data)->count;
+    const uint8_t *bottom = c.page[c.count - 1].data;
+    uint32_t count = btree__cnode(bottom)->count;
     unsigned n = count < TOGETHER ? count : TOGETHER, all = count == 0 ? 1 : n;
     for (unsigned i = 0; i < all; i++)
-        pages[i] = BTREE_CHILD_PAGE(btree__child(node.data, count + 1 - all + i));
+        pages[i] = BTREE_CHILD_PAGE(btree__child(bottom, count + 1 - all + i));
     /* Nobody else is here: the tree stays as it is while the leaves come in without a latch held. */
-    buf_unlatch_x(pool, &node);
-    if (parent.page != PAGE_ID_NONE)
-        buf_unlatch_x(pool, &parent);
+    chain_release(k, &c);
     buf_prefetch(pool, pages, all, IO_CLASS_COMPACTION);
     for (unsigned i = 0; k->large && i < all && rc == ASH_OK; i++)
         rc = free_large_rows(k, pages[i]);
     if (rc == ASH_OK)
-        rc = last_inner(k, &parent, &node);
+        rc = chain_latch(k, &c);
     if (rc != ASH_OK)
         return rc;
-    if (count > 0) {
-        rc = free_leaves(k, &node, n);
-        buf_unlatch_x(pool, &node);
-    } else if (parent.page == PAGE_ID_NONE) {
-        *done_out = true;
-        return free_last(k, &node);
-    } else {
-        rc = fold(k, &parent, &node);
-    }
-    if (parent.page != PAGE_ID_NONE)
-        buf_unlatch_x(pool, &parent);
+    if (count == 0)
+        return free_chain(k, &c, done_out);
+    rc = free_leaves(k, &c.page[c.count - 1], n);
+    chain_release(k, &c);
     return rc;
 }
 

@@ -199,6 +199,7 @@ flush_rows(struct loader *l, struct btree_large_new *pages)
     struct btree_edit e = { .data = NULL };
     struct btree_path path;
     struct btree_mtr bm;
+    uint8_t payload[BTREE_CHILD_PAYLOAD_MAX];
     ash_rc rc = last_path(l, ash_slice(l->last, l->last_size), &path);
     if (rc != ASH_OK)
         return rc;
@@ -206,12 +207,15 @@ flush_rows(struct loader *l, struct btree_large_new *pages)
     if (rc == ASH_OK)
         rc = add_staged(l, &e, l->count);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, l->into.env, path.node.size, 1 + (pages != NULL ? pages->count : 0),
-                              e.size + 16 * (pages != NULL ? pages->count : 0));
+        rc = btree__mtr_begin(&bm, l->into.env, path.node.size, 2 + (pages != NULL ? pages->count : 0),
+                              e.size + (uint32_t)sizeof(payload) + 16 * (pages != NULL ? pages->count : 0));
     if (rc == ASH_OK) {
         e.op.keep_to = btree__cnode(path.node.data)->count;
         btree__edit_end(&e);
         btree__mtr_edit(&bm, &path.node, &e);
+        uint64_t word = btree__child_word(path.node.page, btree__node_rows(path.node.data, path.node.size));
+        uint32_t size = btree__child_payload(&path.parent, path.slot, word, 0, ash_slice(NULL, 0), payload);
+        btree__mtr_change(&bm, &path.parent, BTREE_OP_INNER_WORD, payload, size);
         for (unsigned i = 0; pages != NULL && i < pages->count; i++)
             btree__mtr_init(&bm, &pages->page[i]);
         rc = btree__mtr_commit(&bm);
@@ -256,7 +260,7 @@ end_leaf_at(struct loader *l, struct btree_path *path, struct ash_slice separato
     btree__mtr_init(&bm, &next);
     btree__mtr_edit(&bm, &next, &next_edit);
     uint64_t word = btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
-    uint32_t size = btree__child_payload(&path->parent, path->slot, word, btree__child_word(next.page, l->leaf_rows + l->count), separator,
+    uint32_t size = btree__child_payload(&path->parent, path->slot, word, btree__child_word(next.page, 0), separator,
                                          payload);
     btree__mtr_change(&bm, &path->parent, BTREE_OP_INNER_SPLIT, payload, size);
     rc = btree__mtr_commit(&bm);
@@ -267,13 +271,28 @@ out:
     return rc;
 }
 
+/* The upper fence: a short one, unless it shares so little with the lower fence that the rows, with more of their keys, would not fit.
+ * row_fits() has counted on what the last key shares with it. */
+static struct ash_slice
+choose_fence(const struct loader *l, struct ash_slice next, uint8_t separator[BTREE_KEY_LIMIT])
+{
+    struct ash_slice last = ash_slice(l->last, l->last_size), lower = ash_slice(l->lower, l->lower_size);
+    struct ash_slice s = ash_slice(separator, btree__separator(last, next, separator));
+    uint32_t prefix = l->has_lower ? btree__common_prefix(lower, s) : 0;
+    uint64_t total = (uint64_t)l->leaf_bytes + l->staged_bytes - (uint64_t)(l->leaf_rows + l->count) * prefix;
+    if (total + l->lower_size + s.size + sizeof(struct btree_node) <= PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class))
+        return s;
+    memcpy(separator, last.data, last.size);
+    return ash_slice(separator, last.size);
+}
+
 /* Step 2: `next` is the first key of the leaf after. */
 static ash_rc
 end_leaf(struct loader *l, struct ash_slice next)
 {
     uint8_t separator[BTREE_KEY_LIMIT];
     struct ash_slice last = ash_slice(l->last, l->last_size);
-    struct ash_slice s = ash_slice(separator, btree__separator(last, next, separator));
+    struct ash_slice s = choose_fence(l, next, separator);
     for (;;) {
         struct btree_path path;
         bool full = false;
@@ -315,7 +334,7 @@ row_fits(const struct loader *l, struct ash_slice key, uint32_t bytes, bool whol
     /* The upper fence will lie between this key and the next: it shares with the lower fence what this key shares with it... */
     if (!whole_keys && l->has_lower)
         prefix = btree__common_prefix(ash_slice(l->lower, l->lower_size), key);
-    uint64_t room = size - sizeof(struct btree_node) - l->lower_size - (whole_keys ? 0 : BTREE_KEY_LIMIT < key.size + 1 ? BTREE_KEY_LIMIT : key.size + 1);
+    uint64_t room = size - sizeof(struct btree_node) - l->lower_size - key.size; /* the upper fence is not longer than the last key */
     return total - rows * prefix <= room * FILL_PERCENT / 100;
 }
 

@@ -462,6 +462,310 @@ START_TEST(every_snapshot_sees_what_the_model_says)
 }
 END_TEST
 
+/* ---- Bulk load ---- */
+
+struct bulk {
+    const struct shape *s;
+    const uint32_t *model;
+    uint32_t n, stop_at; /* returns an error (or a key that does not ascend) there */
+    bool descend;
+    uint8_t key[BTREE_KEY_LIMIT];
+};
+
+static ash_rc
+bulk_next(void *arg, struct ash_slice *key_out, struct ash_slice *value_out)
+{
+    struct bulk *b = arg;
+    while (b->n < KEYS && b->model[b->n] == 0)
+        b->n++;
+    if (b->n >= b->stop_at && b->stop_at < KEYS) {
+        if (!b->descend)
+            return ash_raise(ASH_CANCELLED, "on purpose");
+        b->n = 1;
+        b->stop_at = KEYS;
+    }
+    if (b->n == KEYS)
+        return ASH_NOT_FOUND;
+    *key_out = key_of(b->s, b->n, b->key);
+    *value_out = value_of(b->s, b->n, b->model[b->n], value_bytes);
+    b->n++;
+    return ASH_OK;
+}
+
+static void
+bulk_run(struct env *e)
+{
+    struct scenario *c = scenario_now;
+    struct ash_table_stat stat;
+    rig_open(&c->rig, e, c->cache);
+    rig_tree(&c->rig, &c->bt, 5, c->shape.leaf_class);
+    random_init(&c->rnd, e->seed);
+    c->t = rig_txn(&c->rig);
+    uint32_t density = 1 + (uint32_t)random_below(&c->rnd, 3), live = 0;
+    for (uint32_t n = 0; n < KEYS; n++) {
+        c->committed[n] = random_below(&c->rnd, density) == 0 && (e->seed % 5 != 0 || n < 3) ? 1 + n : 0;
+        live += c->committed[n] != 0;
+    }
+    for (unsigned failing = 0; failing < 2; failing++) {
+        struct bulk bad = { &c->shape, c->committed, 0, (uint32_t)random_below(&c->rnd, KEYS), failing == 1, { 0 } };
+        ash_rc rc = btree_bulk_load(&c->bt, bulk_next, &bad);
+        ck_assert_msg(rc == (failing == 0 ? ASH_CANCELLED : ASH_INVALID) || live < 3, "%s", err_current()->message);
+        if (rc == ASH_OK)
+            break;
+        ck_assert_uint_eq(verify_trees(&c->rig, &c->bt, 1, true), 2); /* empty, and no page leaked */
+    }
+    struct bulk b = { &c->shape, c->committed, 0, KEYS, false, { 0 } };
+    ck_ok(btree_stat(&c->bt, &stat));
+    if (stat.rows_estimate == 0)
+        ck_ok(btree_bulk_load(&c->bt, bulk_next, &b));
+    verify_trees(&c->rig, &c->bt, 1, true);
+    rig_begin(c->t);
+    check_scan(&c->shape, &c->bt, c->t, c->committed, true, 0, KEYS, &c->rnd);
+    check_scan(&c->shape, &c->bt, c->t, c->committed, false, 0, KEYS, &c->rnd);
+    check_gets(&c->shape, &c->bt, c->t, c->committed, &c->rnd, 500);
+    ck_ok(txn_rollback(c->t));
+    ck_ok(btree_stat(&c->bt, &stat));
+    ck_assert_uint_eq(stat.rows_estimate, live);
+    b.n = 0;
+    if (live > 0)
+        ck_assert_int_eq(btree_bulk_load(&c->bt, bulk_next, &b), ASH_EXISTS);
+    for (unsigned i = 0; i < 60; i++)
+        scenario_transaction(c);
+    verify_trees(&c->rig, &c->bt, 1, false);
+    txn_detach(c->t);
+    rig_close(&c->rig);
+}
+
+START_TEST(a_bulk_load_holds_all_rows_or_none)
+{
+    value_bytes = mem_alloc(MEM_TEST, ASH_VALUE_SIZE_MAX);
+    for (uint64_t seed = 1; seed <= test_scale(5, 40); seed++) {
+        struct env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(seed) };
+        scenario_now = mem_zalloc(MEM_TEST, sizeof(*scenario_now));
+        scenario_now->shape = shapes[_i];
+        scenario_now->cache = shapes[_i].leaf_class >= 5 ? 16u << 20 : 4u << 20;
+        ash_rc rc = env_run(&e, bulk_run);
+        ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)seed, err_current()->message);
+        mem_free(MEM_TEST, scenario_now);
+    }
+    mem_free(MEM_TEST, value_bytes);
+}
+END_TEST
+
+/* ---- Many tasks: money moves between accounts while other rows come and go ---- */
+
+#define ACCOUNTS 200u
+#define START_MONEY 1000u
+#define MOVERS 3u
+#define WATCHERS 2u
+
+struct bank {
+    struct rig rig;
+    struct btree bt;
+    uint64_t seed;
+    unsigned steps;
+    _Atomic unsigned moved, conflicts, watched;
+    _Atomic bool stop;
+};
+
+struct bank_task {
+    struct bank *bank;
+    unsigned number;
+};
+
+static struct ash_slice
+bank_value(uint64_t money, uint32_t padding, uint8_t *buf)
+{
+    put_le64(buf, money);
+    memset(buf + 8, 'p', padding);
+    return ash_slice(buf, 8 + padding);
+}
+
+/* Between two accounts there is room for other rows. */
+static struct ash_slice
+bank_key(uint32_t account, uint32_t other, uint8_t buf[8])
+{
+    put_be32(buf, account);
+    put_be32(buf + 4, other);
+    return ash_slice(buf, 8);
+}
+
+static bool
+expected_loss(ash_rc rc)
+{
+    return rc == ASH_CONFLICT || rc == ASH_DEADLOCK || rc == ASH_LOCK_TIMEOUT;
+}
+
+static ash_rc
+move_money(struct bank *b, struct txn *t, struct random *rnd)
+{
+    uint8_t k1[8], k2[8], buf[700];
+    struct btree_buf v = { NULL, 0, 0 };
+    uint32_t from = (uint32_t)random_below(rnd, ACCOUNTS), to = (uint32_t)random_below(rnd, ACCOUNTS);
+    uint64_t amount = random_below(rnd, 50), money = 0;
+    bool lock = random_chance(rnd, 1, 3);
+    ash_rc rc = lock ? btree_get_for_update(&b->bt, t, bank_key(from, 0, k1), false, &v) : btree_get(&b->bt, t, bank_key(from, 0, k1), &v);
+    if (rc == ASH_OK && (money = get_le64(v.data)) >= amount && from != to) {
+        rc = btree_write(&b->bt, t, BTREE_UPDATE, bank_key(from, 0, k1), bank_value(money - amount, (uint32_t)random_below(rnd, 300), buf));
+        if (rc == ASH_OK)
+            rc = btree_get(&b->bt, t, bank_key(to, 0, k2), &v);
+        if (rc == ASH_OK)
+            rc = btree_write(&b->bt, t, BTREE_PUT, bank_key(to, 0, k2),
+                             bank_value(get_le64(v.data) + amount, (uint32_t)random_below(rnd, 300), buf));
+    }
+    btree_buf_free(&v);
+    return rc;
+}
+
+static ash_rc
+stir(struct bank *b, struct txn *t, struct random *rnd, unsigned number)
+{
+    uint8_t k[8], buf[900];
+    ash_rc rc = ASH_OK;
+    uint32_t account = (uint32_t)random_below(rnd, ACCOUNTS);
+    bool insert = random_chance(rnd, 1, 2);
+    for (uint32_t i = 1; i < 12 && rc == ASH_OK; i++) {
+        rc = btree_write(&b->bt, t, insert ? BTREE_PUT : BTREE_DELETE, bank_key(account, i * MOVERS + number, k),
+                         bank_value(7, (uint32_t)random_below(rnd, 800), buf));
+        if (rc == ASH_NOT_FOUND)
+            rc = ASH_OK;
+    }
+    return rc;
+}
+
+static void
+bank_mover(void *arg)
+{
+    struct bank_task *me = arg;
+    struct bank *b = me->bank;
+    struct txn *t = rig_txn(&b->rig);
+    struct random rnd;
+    random_init(&rnd, b->seed * 100 + me->number);
+    for (unsigned i = 0; i < b->steps; i++) {
+        rig_begin(t);
+        ash_rc rc = ASH_OK;
+        for (unsigned n = 1 + (unsigned)random_below(&rnd, 3); n > 0 && rc == ASH_OK; n--)
+            rc = random_chance(&rnd, 2, 3) ? move_money(b, t, &rnd) : stir(b, t, &rnd, me->number);
+        if (rc == ASH_OK && random_chance(&rnd, 9, 10)) {
+            ck_ok(txn_commit(t, false, NULL));
+            atomic_fetch_add(&b->moved, 1);
+        } else {
+            ck_assert_msg(rc == ASH_OK || expected_loss(rc), "mover: %s: %s", ash_rc_name(rc), err_current()->message);
+            atomic_fetch_add(&b->conflicts, rc != ASH_OK);
+            ck_ok(txn_rollback(t));
+        }
+    }
+    txn_detach(t);
+}
+
+static void
+watch_once(struct bank *b, struct txn *t, struct random *rnd)
+{
+    struct btree_cursor *c;
+    struct btree_row rows[40];
+    uint64_t sum = 0, accounts = 0;
+    bool forward = random_chance(rnd, 1, 2);
+    uint8_t last[8];
+    bool has_last = false;
+    rig_begin(t);
+    ck_ok(btree_cursor_open(&b->bt, t, &(struct ash_cursor_options){ .reverse = !forward }, &c));
+    for (;;) {
+        size_t n;
+        ash_rc rc = btree_cursor_batch(c, forward, 1 + random_below(rnd, 40), rows, &n);
+        if (rc == ASH_NOT_FOUND)
+            break;
+        ck_ok(rc);
+        for (size_t i = 0; i < n; i++) {
+            ck_assert_uint_eq(rows[i].key.size, 8);
+            ck_assert(!has_last || (forward ? memcmp(last, rows[i].key.data, 8) < 0 : memcmp(last, rows[i].key.data, 8) > 0));
+            memcpy(last, rows[i].key.data, 8);
+            has_last = true;
+            if (get_be32(last + 4) == 0) {
+                sum += get_le64(rows[i].value.data);
+                accounts++;
+            }
+        }
+    }
+    btree_cursor_close(c);
+    ck_assert_msg(accounts == ACCOUNTS && sum == (uint64_t)ACCOUNTS * START_MONEY, "%s scan: %llu accounts with %llu", forward ? "forward" : "backward",
+                  (unsigned long long)accounts, (unsigned long long)sum);
+    ck_ok(txn_rollback(t));
+    atomic_fetch_add(&b->watched, 1);
+}
+
+static void
+bank_watcher(void *arg)
+{
+    struct bank_task *me = arg;
+    struct txn *t = rig_txn(&me->bank->rig);
+    struct random rnd;
+    random_init(&rnd, me->bank->seed * 100 + 50 + me->number);
+    while (!atomic_load(&me->bank->stop)) {
+        watch_once(me->bank, t, &rnd);
+        task_yield();
+    }
+    txn_detach(t);
+}
+
+static struct bank *bank_now;
+
+static void
+bank_run(struct env *e)
+{
+    struct bank *b = bank_now;
+    struct task *task[MOVERS + WATCHERS];
+    struct bank_task arg[MOVERS + WATCHERS];
+    uint8_t k[8], buf[64];
+    rig_open(&b->rig, e, 512u << 10);
+    rig_tree(&b->rig, &b->bt, 5, (uint8_t)(b->seed % 3));
+    struct txn *t = rig_txn(&b->rig);
+    rig_begin(t);
+    for (uint32_t i = 0; i < ACCOUNTS; i++)
+        ck_ok(btree_write(&b->bt, t, BTREE_INSERT, bank_key(i, 0, k), bank_value(START_MONEY, 20, buf)));
+    ck_ok(txn_commit(t, false, NULL));
+    for (unsigned i = 0; i < MOVERS + WATCHERS; i++) {
+        arg[i] = (struct bank_task){ b, i };
+        ck_ok(task_spawn(e->rt, "bank", i < MOVERS ? bank_mover : bank_watcher, &arg[i], &task[i]));
+    }
+    for (unsigned i = 0; i < MOVERS; i++)
+        task_join(task[i]);
+    atomic_store(&b->stop, true);
+    for (unsigned i = MOVERS; i < MOVERS + WATCHERS; i++)
+        task_join(task[i]);
+    struct random rnd;
+    random_init(&rnd, 1);
+    watch_once(b, t, &rnd);
+    verify_trees(&b->rig, &b->bt, 1, false);
+    txn_detach(t);
+    rig_close(&b->rig);
+}
+
+static void
+run_bank(uint64_t seed, enum io_backend_kind kind, unsigned steps)
+{
+    struct env e = { .kind = kind, .seed = seed };
+    bank_now = mem_zalloc(MEM_TEST, sizeof(*bank_now));
+    bank_now->seed = seed;
+    bank_now->steps = steps;
+    ash_rc rc = env_run(&e, bank_run);
+    ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)seed, err_current()->message);
+    ck_assert(bank_now->moved > 0 && bank_now->watched > 0);
+    mem_free(MEM_TEST, bank_now);
+}
+
+START_TEST(money_is_neither_made_nor_lost_in_any_interleaving)
+{
+    for (uint64_t s = 0; s < test_scale(15, 300); s++)
+        run_bank(test_seed(s + 1), IO_BACKEND_SIM, 60);
+}
+END_TEST
+
+START_TEST(money_is_neither_made_nor_lost_by_threads)
+{
+    run_bank(test_seed((uint64_t)_i), IO_BACKEND_THREADS, (unsigned)test_scale(400, 4000));
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -469,6 +773,9 @@ suite(void)
     TCase *t = tcase_create("tree");
     tcase_set_timeout(t, 600);
     tcase_add_loop_test(t, every_snapshot_sees_what_the_model_says, 0, (int)ASH_ARRAY_SIZE(shapes));
+    tcase_add_loop_test(t, a_bulk_load_holds_all_rows_or_none, 0, (int)ASH_ARRAY_SIZE(shapes));
+    tcase_add_test(t, money_is_neither_made_nor_lost_in_any_interleaving);
+    tcase_add_loop_test(t, money_is_neither_made_nor_lost_by_threads, 0, 3);
     suite_add_tcase(s, t);
     return s;
 }
