@@ -6,13 +6,12 @@
  * writes and foreign files, class and format a reader that would misread the rest.  A page that passes may still
  * be an old version of itself (a lost write): the map's checksum fragment finds that, in pstore_read_end().
  */
-#include "storage/pstore.h"
-
-#include <inttypes.h>
-
 #include "base/bits.h"
 #include "base/crc.h"
 #include "base/error.h"
+#include "storage/pstore.h"
+
+#include <inttypes.h>
 
 ash_rc
 page_check(const void *image, uint32_t size, uint64_t page, uint32_t database, const char *file,
@@ -29,11 +28,11 @@ page_check(const void *image, uint32_t size, uint64_t page, uint32_t database, c
     uint32_t crc = crc32c(0, (const uint8_t *)image + 4, size - 4);
     if (h.crc32c != crc && !PLANTED(50)) {
         bool empty = h.crc32c == 0 && h.format == 0 && h.page == 0;
-        return ash_raise_obj(ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64 " fails its checksum (stored %08" PRIx32
-                             ", computed %08" PRIx32 "%s); run `ashlar verify`, restore from a backup",
-                             file, offset, page, h.crc32c, crc,
-                             empty ? ", nothing was ever written there" : "");
+        return ash_raise_obj(
+            ASH_CORRUPT, file,
+            "%s, offset %" PRIu64 ": page %" PRIu64 " fails its checksum (stored %08" PRIx32
+            ", computed %08" PRIx32 "%s); run `ashlar verify`, restore from a backup",
+            file, offset, page, h.crc32c, crc, empty ? ", nothing was ever written there" : "");
     }
     if (h.format != PAGE_FORMAT)
         return ash_raise_obj(h.format > PAGE_FORMAT ? ASH_VERSION_MISMATCH : ASH_CORRUPT, file,
@@ -47,17 +46,20 @@ page_check(const void *image, uint32_t size, uint64_t page, uint32_t database, c
                              file, offset, h.page, page);
     if (h.database != database)
         return ash_raise_obj(ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64 " belongs to another database (tag %08" PRIx32
-                             ", expected %08" PRIx32 "); was a file copied between directories?",
+                             "%s, offset %" PRIu64 ": page %" PRIu64
+                             " belongs to another database (tag %08" PRIx32 ", expected %08" PRIx32
+                             "); was a file copied between directories?",
                              file, offset, page, h.database, database);
     if (h.page_class >= PAGE_CLASS_COUNT || PAGE_CLASS_SIZE(h.page_class) != size)
         return ash_raise_obj(ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64 " says size class %u, but has %" PRIu32
+                             "%s, offset %" PRIu64 ": page %" PRIu64
+                             " says size class %u, but has %" PRIu32
                              " bytes; restore from a backup",
                              file, offset, page, h.page_class, size);
     if (h.type == 0 || h.flags != 0)
         return ash_raise_obj(ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64 " has type %u and flags %u, which do not exist",
+                             "%s, offset %" PRIu64 ": page %" PRIu64
+                             " has type %u and flags %u, which do not exist",
                              file, offset, page, h.type, h.flags);
     return ASH_OK;
 }

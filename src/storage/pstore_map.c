@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pstore_map.c - the location map: words in memory, page ids, MAP records, and the map pages of a checkpoint.
+ * pstore_map.c - the location map: words in memory, page ids, MAP records, and the map pages of a
+ * checkpoint.
  *
- * The map in memory is one array of words by page id (pstore_int.h lists what a word can say).  A checkpoint writes
- * the map pages whose words changed to new places, then a chain of root pages that names all map pages; the superblock
- * names the first root.  Map pages are copied while the map goes on changing: the copy holds everything that was
- * installed before map_lsn was drawn, and some of what came later.  Replay from map_lsn, in order, ends in the same
- * state whatever was already there, because for each page only its last record counts.
+ * The map in memory is one array of words by page id (pstore_int.h lists what a word can say).  A
+ * checkpoint writes the map pages whose words changed to new places, then a chain of root pages
+ * that names all map pages; the superblock names the first root.  Map pages are copied while the
+ * map goes on changing: the copy holds everything that was installed before map_lsn was drawn, and
+ * some of what came later.  Replay from map_lsn, in order, ends in the same state whatever was
+ * already there, because for each page only its last record counts.
  *
- * Memory order: a word is stored before its page's changed flag; the checkpoint clears the flag before it copies the
- * words.  So a word that the copy missed leaves the flag set for the next checkpoint.
+ * Memory order: a word is stored before its page's changed flag; the checkpoint clears the flag
+ * before it copies the words.  So a word that the copy missed leaves the flag set for the next
+ * checkpoint.
  */
+#include "base/error.h"
 #include "storage/pstore_int.h"
 
 #include <inttypes.h>
-
-#include "base/error.h"
 
 /* ---- Making it ---- */
 
@@ -93,7 +95,8 @@ pstore_map_unlock(struct pstore *ps)
 }
 
 bool
-pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_out, uint8_t *class_out)
+pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_out,
+              uint8_t *class_out)
 {
     uint64_t word = word_get(ps, page);
     if (!map_word_is_place(word))
@@ -144,7 +147,8 @@ pstore_page_alloc(struct pstore *ps, uint64_t *page_out)
     pstore__spin_unlock(&ps->id_lock);
     if (rc != ASH_OK)
         return ash_raise_obj(rc, PSTORE_FILE,
-                             "The database has used all of its %" PRIu64 " page ids; raise page_id_max or delete rows",
+                             "The database has used all of its %" PRIu64
+                             " page ids; raise page_id_max or delete rows",
                              ps->id_max);
     *page_out = page;
     return ASH_OK;
@@ -272,26 +276,33 @@ pstore__entry_check(const struct pstore *ps, struct map_entry e, const char *wha
 {
     uint64_t zone_bytes = ps->super.zone_bytes;
     uint64_t offset = map_entry_offset(e), last = offset + map_entry_length(e) - 1;
-    if (pstore__entry_shape(e.v) && offset / zone_bytes == last / zone_bytes && last / zone_bytes < ps->zones)
+    if (pstore__entry_shape(e.v) && offset / zone_bytes == last / zone_bytes &&
+        last / zone_bytes < ps->zones)
         return ASH_OK;
     return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                         "%s %" PRIu64 " is said to lie at offset %" PRIu64 " with %" PRIu32 " bytes, which %s (%" PRIu64
-                         " zones of %" PRIu64 " bytes) does not hold; was the file cut?  Restore from a backup",
-                         what, number, offset, map_entry_length(e), PSTORE_FILE, ps->zones, zone_bytes);
+                         "%s %" PRIu64 " is said to lie at offset %" PRIu64 " with %" PRIu32
+                         " bytes, which %s (%" PRIu64 " zones of %" PRIu64
+                         " bytes) does not hold; was the file cut?  Restore from a backup",
+                         what, number, offset, map_entry_length(e), PSTORE_FILE, ps->zones,
+                         zone_bytes);
 }
 
 static ash_rc
 map_page_check(const struct map_page *m)
 {
-    if (m->head.type != PAGE_TYPE_MAP || m->index >= 1ull << 40 || m->head.page != MAP_PAGE_ID(m->index))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "Map page %" PRIu64 " has a wrong type or number", m->index);
+    if (m->head.type != PAGE_TYPE_MAP || m->index >= 1ull << 40 ||
+        m->head.page != MAP_PAGE_ID(m->index))
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                             "Map page %" PRIu64 " has a wrong type or number", m->index);
     for (unsigned i = 0; i < MAP_PAGE_ENTRIES; i++)
         if (m->entry[i] != 0 && !pstore__entry_shape(m->entry[i]))
             return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                                 "Map page %" PRIu64 ", entry %u (page %" PRIu64 ") is %016" PRIx64 ", which is no place",
+                                 "Map page %" PRIu64 ", entry %u (page %" PRIu64 ") is %016" PRIx64
+                                 ", which is no place",
                                  m->index, i, m->index * MAP_PAGE_ENTRIES + i, m->entry[i]);
     if (m->index == 0 && m->entry[0] != 0)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "The map gives page 0 a place, which never exists");
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                             "The map gives page 0 a place, which never exists");
     return ASH_OK;
 }
 
@@ -299,14 +310,17 @@ static ash_rc
 map_root_check(const struct map_root *r)
 {
     bool full = r->count == MAP_ROOT_ENTRIES;
-    if (r->head.type != PAGE_TYPE_MAP_ROOT || r->index >= 1ull << 40 || r->head.page != MAP_ROOT_ID(r->index) ||
-        r->count > MAP_ROOT_ENTRIES || r->reserved != 0 || (r->next != 0 && (!full || !pstore__entry_shape(r->next))))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "Map root page %" PRIu64 " is malformed", r->index);
+    if (r->head.type != PAGE_TYPE_MAP_ROOT || r->index >= 1ull << 40 ||
+        r->head.page != MAP_ROOT_ID(r->index) || r->count > MAP_ROOT_ENTRIES || r->reserved != 0 ||
+        (r->next != 0 && (!full || !pstore__entry_shape(r->next))))
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "Map root page %" PRIu64 " is malformed",
+                             r->index);
     for (unsigned i = 0; i < MAP_ROOT_ENTRIES; i++)
         if (r->entry[i] != 0 && (i >= r->count || !pstore__entry_shape(r->entry[i])))
             return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                                 "Map root page %" PRIu64 ", entry %u is %016" PRIx64 ", which is no place", r->index, i,
-                                 r->entry[i]);
+                                 "Map root page %" PRIu64 ", entry %u is %016" PRIx64
+                                 ", which is no place",
+                                 r->index, i, r->entry[i]);
     return ASH_OK;
 }
 
@@ -320,7 +334,8 @@ pstore_map_page_check(const void *page, uint32_t size)
     } copy; /* the caller's bytes may be unaligned */
 
     if (size != PAGE_SIZE_MIN)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A map page has %u bytes, not %" PRIu32, PAGE_SIZE_MIN, size);
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A map page has %u bytes, not %" PRIu32,
+                             PAGE_SIZE_MIN, size);
     memcpy(&h, page, sizeof(h));
     ash_rc rc = page_check(page, size, h.page, h.database, PSTORE_FILE, 0);
     if (rc != ASH_OK)
@@ -332,7 +347,8 @@ pstore_map_page_check(const void *page, uint32_t size)
 }
 
 ash_rc
-pstore__root_check(const struct pstore *ps, const struct map_root *root, uint64_t index, uint64_t pages)
+pstore__root_check(const struct pstore *ps, const struct map_root *root, uint64_t index,
+                   uint64_t pages)
 {
     uint64_t before = index * MAP_ROOT_ENTRIES;
     ash_rc rc = map_root_check(root);
@@ -341,8 +357,12 @@ pstore__root_check(const struct pstore *ps, const struct map_root *root, uint64_
     bool last = before + root->count == pages;
     if (before + root->count > pages || last != (root->next == 0) || root->index != index)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "Map root page %" PRIu64 " does not continue the chain of %" PRIu64 " map pages", index, pages);
-    return root->next == 0 ? ASH_OK : pstore__entry_check(ps, (struct map_entry){ root->next }, "map root", index + 1);
+                             "Map root page %" PRIu64 " does not continue the chain of %" PRIu64
+                             " map pages",
+                             index, pages);
+    return root->next == 0
+               ? ASH_OK
+               : pstore__entry_check(ps, (struct map_entry){ root->next }, "map root", index + 1);
 }
 
 /* ---- Loading ---- */
@@ -357,7 +377,8 @@ pstore__map_read(struct pstore *ps, uint64_t entry, uint64_t id, enum page_type 
         return rc;
     rc = pstore_read_end(ps, id, 0, buf, e);
     if (rc == ASH_OK && h->type != type)
-        rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "%s, offset %" PRIu64 ": a page of the map has type %u, expected %u",
+        rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                           "%s, offset %" PRIu64 ": a page of the map has type %u, expected %u",
                            PSTORE_FILE, map_entry_offset(e), h->type, type);
     return rc;
 }
@@ -385,8 +406,8 @@ roots_load(struct pstore *ps, void *buf)
         ps->root_place[ps->root_count++] = next;
         for (uint32_t i = 0; i < root->count; i++) {
             rc = root->entry[i] == 0 ? ASH_OK
-                                     : pstore__entry_check(ps, (struct map_entry){ root->entry[i] }, "map page",
-                                                           r * MAP_ROOT_ENTRIES + i);
+                                     : pstore__entry_check(ps, (struct map_entry){ root->entry[i] },
+                                                           "map page", r * MAP_ROOT_ENTRIES + i);
             if (rc != ASH_OK)
                 return rc;
             atomic_store(&ps->map_place[r * MAP_ROOT_ENTRIES + i], root->entry[i]);
@@ -407,8 +428,9 @@ words_load(struct pstore *ps, const struct map_page *m, uint64_t index)
         uint64_t page = index * MAP_PAGE_ENTRIES + i;
         if (m->entry[i] == 0)
             continue;
-        rc = page < ps->id_max ? pstore__entry_check(ps, (struct map_entry){ m->entry[i] }, "page", page)
-                               : pstore_replay_check(ps, page, (struct map_entry){ 0 });
+        rc = page < ps->id_max
+                 ? pstore__entry_check(ps, (struct map_entry){ m->entry[i] }, "page", page)
+                 : pstore_replay_check(ps, page, (struct map_entry){ 0 });
         if (rc != ASH_OK)
             return rc;
         atomic_store_explicit(&ps->map[page], m->entry[i], memory_order_relaxed);
@@ -420,7 +442,8 @@ words_load(struct pstore *ps, const struct map_page *m, uint64_t index)
 
 /* Reads the map pages `index` .. + count together. */
 static ash_rc
-map_pages_load(struct pstore *ps, uint64_t first, unsigned count, struct io_req *reqs, uint8_t *bufs)
+map_pages_load(struct pstore *ps, uint64_t first, unsigned count, struct io_req *reqs,
+               uint8_t *bufs)
 {
     ash_rc rc = ASH_OK;
     struct io_req *list[PSTORE_BATCH];
@@ -430,8 +453,11 @@ map_pages_load(struct pstore *ps, uint64_t first, unsigned count, struct io_req 
         struct map_entry e = { atomic_load(&ps->map_place[first + i]) };
         if (e.v == 0)
             continue;
-        reqs[i] = (struct io_req){ .file = ps->file, .op = IO_OP_READ, .class = IO_CLASS_READ,
-                                   .offset = map_entry_offset(e), .buf = bufs + i * PAGE_SIZE_MIN,
+        reqs[i] = (struct io_req){ .file = ps->file,
+                                   .op = IO_OP_READ,
+                                   .class = IO_CLASS_READ,
+                                   .offset = map_entry_offset(e),
+                                   .buf = bufs + i * PAGE_SIZE_MIN,
                                    .bytes = PAGE_SIZE_MIN };
         list[n++] = &reqs[i];
     }
@@ -460,7 +486,8 @@ pstore__map_load(struct pstore *ps)
     if (ps->super.map_root == 0)
         return ASH_OK;
     if (ps->super.map_pages > ps->map_pages_max)
-        return pstore_replay_check(ps, ps->super.map_pages * MAP_PAGE_ENTRIES, (struct map_entry){ 0 });
+        return pstore_replay_check(ps, ps->super.map_pages * MAP_PAGE_ENTRIES,
+                                   (struct map_entry){ 0 });
     ash_rc rc = ASH_NO_MEMORY;
     struct io_req *reqs = mem_alloc(MEM_PSTORE, PSTORE_BATCH * sizeof(*reqs));
     unsigned batch = (unsigned)min_u64(max_u64(ps->super.map_pages, 1), PSTORE_BATCH);
@@ -500,8 +527,10 @@ pstore_checkpoint_begin(struct pstore *ps)
 static bool
 words_copy(struct pstore *ps, uint64_t index, struct map_page *m)
 {
-    *m = (struct map_page){ .head = { .format = PAGE_FORMAT, .type = PAGE_TYPE_MAP, .page = MAP_PAGE_ID(index) },
-                            .index = index };
+    *m = (struct map_page){
+        .head = { .format = PAGE_FORMAT, .type = PAGE_TYPE_MAP, .page = MAP_PAGE_ID(index) },
+        .index = index
+    };
     uint64_t first = index * MAP_PAGE_ENTRIES, any = 0;
     for (unsigned i = 0; i < MAP_PAGE_ENTRIES; i++) {
         uint64_t word = word_get(ps, first + i);
@@ -538,11 +567,14 @@ map_batch_write(struct pstore *ps, uint64_t *index, struct map_page *bufs, struc
     for (; *index < ck->pages && n < PSTORE_BATCH; ++*index) {
         if (atomic_load_explicit(&ps->map_changed[*index], memory_order_relaxed) == 0)
             continue;
-        (void)atomic_exchange(&ps->map_changed[*index], 0); /* before the words are read: see the head of this file */
+        (void)atomic_exchange(&ps->map_changed[*index],
+                              0); /* before the words are read: see the head of this file */
         bool any = words_copy(ps, *index, &bufs[n]);
         ck->item[ck->count++] = (struct map_write_item){ .index = *index, .entry = 0 };
         if (any) { /* an empty one needs no page */
-            w[n] = (struct pstore_write){ .page = MAP_PAGE_ID(*index), .page_class = 0, .image = &bufs[n] };
+            w[n] = (struct pstore_write){ .page = MAP_PAGE_ID(*index),
+                                          .page_class = 0,
+                                          .image = &bufs[n] };
             n++;
         }
     }
@@ -591,9 +623,12 @@ roots_write(struct pstore *ps, struct map_root *buf)
     uint64_t next = 0;
     for (uint64_t r = roots; r-- > 0;) {
         uint64_t first = r * MAP_ROOT_ENTRIES;
-        *buf = (struct map_root){ .head = { .format = PAGE_FORMAT, .type = PAGE_TYPE_MAP_ROOT, .page = MAP_ROOT_ID(r) },
-                                  .index = r, .next = next,
-                                  .count = (uint32_t)min_u64(MAP_ROOT_ENTRIES, ck->pages - first) };
+        *buf = (struct map_root){
+            .head = { .format = PAGE_FORMAT, .type = PAGE_TYPE_MAP_ROOT, .page = MAP_ROOT_ID(r) },
+            .index = r,
+            .next = next,
+            .count = (uint32_t)min_u64(MAP_ROOT_ENTRIES, ck->pages - first)
+        };
         for (uint32_t i = 0; i < buf->count; i++)
             buf->entry[i] = place_after(ps, first + i);
         struct pstore_write w = { .page = MAP_ROOT_ID(r), .page_class = 0, .image = buf };
@@ -690,7 +725,8 @@ pstore_checkpoint_commit(struct pstore *ps, const struct pstore_checkpoint_info 
     if (PLANTED(54))
         checkpoint_apply(ps);
     ash_rc rc = pstore__super_commit(ps, &sb);
-    if (rc != ASH_OK) { /* which superblock the disk has is unknown: nothing that either names may be reused */
+    if (rc !=
+        ASH_OK) { /* which superblock the disk has is unknown: nothing that either names may be reused */
         io_poison(ps->io, rc);
         ck->active = false;
         return rc;
@@ -716,7 +752,8 @@ pstore_map_record_fill(void *body, const struct pstore_write *writes, unsigned c
     struct map_move *move = (struct map_move *)(void *)(r + 1);
     *r = (struct map_record){ .count = count };
     for (unsigned i = 0; i < count; i++)
-        move[i] = (struct map_move){ .page = writes[i].page, .entry = writes[i].entry.v,
+        move[i] = (struct map_move){ .page = writes[i].page,
+                                     .entry = writes[i].entry.v,
                                      .lsn = ((const struct page_head *)writes[i].image)->lsn };
 }
 
@@ -728,11 +765,14 @@ pstore_map_record_check(const void *body, uint32_t size, unsigned *count_out)
         memcpy(&r, body, sizeof(r));
     if (r.count == 0 || r.count > PSTORE_MAP_MOVES_MAX || r.reserved != 0 ||
         size != sizeof(r) + r.count * sizeof(struct map_move))
-        return ash_raise(ASH_CORRUPT, "A MAP record of %" PRIu32 " bytes names %" PRIu32 " moves", size, r.count);
+        return ash_raise(ASH_CORRUPT, "A MAP record of %" PRIu32 " bytes names %" PRIu32 " moves",
+                         size, r.count);
     for (unsigned i = 0; i < r.count; i++) {
         const struct map_move *m = pstore_map_record_move(body, i);
         if (m->page == PAGE_ID_NONE || !pstore__entry_shape(m->entry))
-            return ash_raise(ASH_CORRUPT, "A MAP record moves page %" PRIu64 " to %016" PRIx64 ", which is no place",
+            return ash_raise(ASH_CORRUPT,
+                             "A MAP record moves page %" PRIu64 " to %016" PRIx64
+                             ", which is no place",
                              m->page, m->entry);
     }
     *count_out = r.count;

@@ -2,33 +2,40 @@
  *
  * pstore_read.c - reads pages through the map, verified (I3), and verifies a whole store.
  */
+#include "base/error.h"
 #include "storage/pstore_int.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "base/error.h"
-
 /* ---- Reading ---- */
 
 ash_rc
-pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *buf, enum io_class class,
-                  struct io_req *req_out, struct map_entry *entry_out)
+pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *buf,
+                  enum io_class class, struct io_req *req_out, struct map_entry *entry_out)
 {
     struct map_entry e;
     uint8_t stored_class;
 
     if (!pstore_locate(ps, page, &e, &stored_class))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "Page %" PRIu64 " has no place in %s/%s, yet something refers to it; run `ashlar verify`",
-                             page, io_dir_path(ps->dir), PSTORE_FILE);
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "Page %" PRIu64
+            " has no place in %s/%s, yet something refers to it; run `ashlar verify`",
+            page, io_dir_path(ps->dir), PSTORE_FILE);
     if (stored_class != page_class)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "Page %" PRIu64 " was asked for with size class %u, but the map stores class %u of it at offset %" PRIu64
-                             " of %s; run `ashlar verify`",
-                             page, page_class, stored_class, map_entry_offset(e), PSTORE_FILE);
-    *req_out = (struct io_req){ .file = ps->file, .op = IO_OP_READ, .class = class, .offset = map_entry_offset(e),
-                                .buf = buf, .bytes = map_entry_length(e) };
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "Page %" PRIu64
+            " was asked for with size class %u, but the map stores class %u of it at offset %" PRIu64
+            " of %s; run `ashlar verify`",
+            page, page_class, stored_class, map_entry_offset(e), PSTORE_FILE);
+    *req_out = (struct io_req){ .file = ps->file,
+                                .op = IO_OP_READ,
+                                .class = class,
+                                .offset = map_entry_offset(e),
+                                .buf = buf,
+                                .bytes = map_entry_length(e) };
     *entry_out = e;
     atomic_fetch_add_explicit(&ps->reads, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&ps->read_bytes, map_entry_length(e), memory_order_relaxed);
@@ -36,18 +43,22 @@ pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *bu
 }
 
 ash_rc
-pstore_read_end(struct pstore *ps, uint64_t page, uint8_t page_class, const void *buf, struct map_entry entry)
+pstore_read_end(struct pstore *ps, uint64_t page, uint8_t page_class, const void *buf,
+                struct map_entry entry)
 {
     const struct page_head *h = buf;
-    ash_rc rc = page_check(buf, PAGE_CLASS_SIZE(page_class), page, ps->database, PSTORE_FILE, map_entry_offset(entry));
+    ash_rc rc = page_check(buf, PAGE_CLASS_SIZE(page_class), page, ps->database, PSTORE_FILE,
+                           map_entry_offset(entry));
     if (rc != ASH_OK)
         return rc;
     if ((h->crc32c & 0xfffu) != map_entry_crc(entry) && !PLANTED(56))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s, offset %" PRIu64 ": page %" PRIu64 " is whole, but not the version that was written last "
-                             "(checksum ends in %03x, the map says %03x): the device lost or misdirected a write; restore "
-                             "from a backup and distrust the device",
-                             PSTORE_FILE, map_entry_offset(entry), page, h->crc32c & 0xfffu, map_entry_crc(entry));
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "%s, offset %" PRIu64 ": page %" PRIu64
+            " is whole, but not the version that was written last "
+            "(checksum ends in %03x, the map says %03x): the device lost or misdirected a write; restore "
+            "from a backup and distrust the device",
+            PSTORE_FILE, map_entry_offset(entry), page, h->crc32c & 0xfffu, map_entry_crc(entry));
     return ASH_OK;
 }
 
@@ -84,7 +95,8 @@ report(struct verify *v, uint64_t offset, uint64_t page)
 static bool
 is_damage(ash_rc rc)
 {
-    return rc == ASH_CORRUPT || rc == ASH_IO || rc == ASH_VERSION_MISMATCH || rc == ASH_NOT_A_DATABASE;
+    return rc == ASH_CORRUPT || rc == ASH_IO || rc == ASH_VERSION_MISMATCH ||
+           rc == ASH_NOT_A_DATABASE;
 }
 
 static ash_rc
@@ -98,10 +110,12 @@ verify_super(struct verify *v)
         if (rc == ASH_OK)
             rc = pstore_superblock_check(v->buf, SUPER_SIZE);
         if (rc == ASH_OK && sb->seq < seq)
-            rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                               "%s, offset %" PRIu64 ": a superblock slot holds version %" PRIu64 ", not the newest, %" PRIu64
-                               "; its twin is used, and the next checkpoint but one writes it again",
-                               PSTORE_FILE, offset, sb->seq, seq);
+            rc =
+                ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                              "%s, offset %" PRIu64 ": a superblock slot holds version %" PRIu64
+                              ", not the newest, %" PRIu64
+                              "; its twin is used, and the next checkpoint but one writes it again",
+                              PSTORE_FILE, offset, sb->seq, seq);
         if (rc != ASH_OK && !is_damage(rc))
             return rc;
         if (rc != ASH_OK)
@@ -121,7 +135,8 @@ verify_map(struct verify *v)
         uint64_t id = root ? MAP_ROOT_ID(index) : MAP_PAGE_ID(index);
         if (word == 0)
             continue;
-        ash_rc rc = pstore__map_read(ps, word, id, root ? PAGE_TYPE_MAP_ROOT : PAGE_TYPE_MAP, v->buf);
+        ash_rc rc =
+            pstore__map_read(ps, word, id, root ? PAGE_TYPE_MAP_ROOT : PAGE_TYPE_MAP, v->buf);
         if (rc == ASH_OK)
             rc = pstore_map_page_check(v->buf, PAGE_SIZE_MIN);
         if (rc != ASH_OK && !is_damage(rc))
@@ -142,7 +157,8 @@ verify_page(struct verify *v, uint64_t page)
     for (unsigned attempt = 0; attempt < 8; attempt++) {
         if (!pstore_locate(v->ps, page, &e, &class))
             return ASH_OK;
-        ash_rc rc = io_read(v->ps->file, v->buf, map_entry_length(e), map_entry_offset(e), IO_CLASS_SCRUB);
+        ash_rc rc =
+            io_read(v->ps->file, v->buf, map_entry_length(e), map_entry_offset(e), IO_CLASS_SCRUB);
         if (rc == ASH_OK)
             rc = pstore_read_end(v->ps, page, class, v->buf, e);
         if (rc == ASH_OK)

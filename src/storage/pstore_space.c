@@ -2,22 +2,22 @@
  *
  * pstore_space.c - which 4 KiB units of the data file are in use, and where to write next.
  *
- * The file is a row of zones.  A bitmap says which units hold a live page (or one that must not be overwritten yet);
- * it is derived from the map at open and never stored (I5).  Writers take runs of dead units, in order of preference:
+ * The file is a row of zones.  A bitmap says which units hold a live page (or one that must not be
+ * overwritten yet); it is derived from the map at open and never stored (I5).  Writers take runs
+ * of dead units, in order of preference:
  *   1. from a zone that is dead altogether: large sequential writes;
  *   2. when there is none and the file is filled above PSTORE_FILL_PERCENT: from a new zone, the file grows;
  *   3. else from the holes of the emptiest zone, its longer runs only.
  * See docs/decisions for why holes are filled rather than zones cleaned.
  *
- * Space that a newer copy replaced waits in a queue until the log record that says so is durable (I1).
- * Locks: space_lock (L2) covers everything here.  It is held while the file grows.
+ * Space that a newer copy replaced waits in a queue until the log record that says so is durable
+ * (I1). Locks: space_lock (L2) covers everything here.  It is held while the file grows.
  */
+#include "base/error.h"
+#include "base/log.h"
 #include "storage/pstore_int.h"
 
 #include <inttypes.h>
-
-#include "base/error.h"
-#include "base/log.h"
 
 /* ---- Bitmap ---- */
 
@@ -206,7 +206,8 @@ cursor_advance(struct pstore *ps, struct space_cursor *c, uint32_t min)
         return ASH_OK;
     }
     uint64_t total = ps->zones * ps->zone_units;
-    if (atomic_load_explicit(&ps->units_used, memory_order_relaxed) * 100 >= total * PSTORE_FILL_PERCENT) {
+    if (atomic_load_explicit(&ps->units_used, memory_order_relaxed) * 100 >=
+        total * PSTORE_FILL_PERCENT) {
         ash_rc rc = grow(ps, 1);
         if (rc == ASH_OK && zone_dead_find(ps, &zone)) {
             cursor_open(ps, c, zone, 1);
@@ -229,7 +230,8 @@ cursor_advance(struct pstore *ps, struct space_cursor *c, uint32_t min)
 }
 
 ash_rc
-pstore__space_take(struct pstore *ps, uint32_t min, uint32_t max, uint64_t *unit_out, uint32_t *count_out)
+pstore__space_take(struct pstore *ps, uint32_t min, uint32_t max, uint64_t *unit_out,
+                   uint32_t *count_out)
 {
     struct space_cursor *c = &ps->cursor[min >= CURSOR_LARGE_UNITS ? CURSOR_LARGE : CURSOR_SMALL];
     uint64_t unit, count;
@@ -323,8 +325,10 @@ pstore__space_defer(struct pstore *ps, uint64_t entry, uint64_t lsn)
         /* No memory to remember it: the space stays in use until the next open derives it anew. */
         uint64_t units = map_entry_length((struct map_entry){ entry }) / UNIT_BYTES;
         if (atomic_fetch_add(&ps->leaked_units, units) == 0)
-            log_write(LOG_WARN, "No memory to queue freed space of %s; it is found again when the database is next opened",
-                      PSTORE_FILE);
+            log_write(
+                LOG_WARN,
+                "No memory to queue freed space of %s; it is found again when the database is next opened",
+                PSTORE_FILE);
     } else if (!checkpoint && q->count == 1) {
         atomic_store_explicit(&ps->until_lsn, lsn, memory_order_relaxed);
     }
@@ -387,10 +391,11 @@ pstore_ensure_room(struct pstore *ps, uint64_t bytes)
             rc = grow(ps, (used + need - total + ps->zone_units - 1) / ps->zone_units);
         task_mutex_unlock(&ps->space_lock);
         if (rc == ASH_NO_SPACE)
-            return ash_raise_obj(ASH_NO_SPACE, PSTORE_FILE,
-                                 "%s/%s cannot grow and has no room for %" PRIu64
-                                 " more bytes; nothing was changed: free disk space or delete rows, then retry",
-                                 io_dir_path(ps->dir), PSTORE_FILE, bytes);
+            return ash_raise_obj(
+                ASH_NO_SPACE, PSTORE_FILE,
+                "%s/%s cannot grow and has no room for %" PRIu64
+                " more bytes; nothing was changed: free disk space or delete rows, then retry",
+                io_dir_path(ps->dir), PSTORE_FILE, bytes);
         if (rc != ASH_OK)
             return rc;
     }
@@ -409,7 +414,8 @@ pstore__space_init(struct pstore *ps)
     uint64_t zones = bytes / ps->super.zone_bytes;
     if (zones == 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s/%s has only %" PRIu64 " bytes, less than one zone: it was cut; restore from a backup",
+                             "%s/%s has only %" PRIu64
+                             " bytes, less than one zone: it was cut; restore from a backup",
                              io_dir_path(ps->dir), PSTORE_FILE, bytes);
     rc = zones_reserve(ps, zones);
     if (rc != ASH_OK)
@@ -438,10 +444,11 @@ pstore__space_mark(struct pstore *ps, struct map_entry e, const char *what, uint
         return rc;
     uint64_t unit = map_entry_offset(e) / UNIT_BYTES, count = map_entry_length(e) / UNIT_BYTES;
     if (unit_find(ps, unit, unit + count, /* in_use= */ true) != unit + count)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s, offset %" PRIu64 ": the map says that %s %" PRIu64
-                             " lies where another page is; run `ashlar verify`, restore from a backup",
-                             PSTORE_FILE, map_entry_offset(e), what, number);
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "%s, offset %" PRIu64 ": the map says that %s %" PRIu64
+            " lies where another page is; run `ashlar verify`, restore from a backup",
+            PSTORE_FILE, map_entry_offset(e), what, number);
     units_set(ps, unit, count, /* in_use= */ true);
     return ASH_OK;
 }
@@ -484,8 +491,10 @@ pstore_zones(struct pstore *ps, pstore_zone_fn fn, void *arg)
         uint64_t first = zone * ps->zone_units;
         bool open = false;
         for (int i = 0; i < CURSOR_COUNT; i++)
-            open |= ps->cursor[i].open && ps->cursor[i].end > first && ps->cursor[i].end <= first + ps->zone_units;
-        fn(arg, zone, first * UNIT_BYTES, ps->zone_used[zone] * UNIT_BYTES, ps->zone_units * UNIT_BYTES, open);
+            open |= ps->cursor[i].open && ps->cursor[i].end > first &&
+                    ps->cursor[i].end <= first + ps->zone_units;
+        fn(arg, zone, first * UNIT_BYTES, ps->zone_used[zone] * UNIT_BYTES,
+           ps->zone_units * UNIT_BYTES, open);
     }
     task_mutex_unlock(&ps->space_lock);
 }

@@ -6,16 +6,16 @@
  * the directory synced.  A crash before the rename leaves only the temporary file, which the next creation reuses.
  *
  * What open reads must be durable before anything is built on it: after a process crash the device may still hold the
- * newest superblock in its volatile cache.  So open flushes before it lets anybody reuse space.
+ * newest superblock in its volatile cache, and the directory its entries (also those of the log).  So open flushes both before it
+ * lets anybody reuse space.
  */
-#include "storage/pstore_int.h"
-
-#include <inttypes.h>
-
 #include "base/crc.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "storage/pstore_int.h"
+
+#include <inttypes.h>
 
 /* ---- One block ---- */
 
@@ -29,8 +29,9 @@ super_crc(const void *block)
 static bool
 super_sane(const struct super_block *sb)
 {
-    return sb->seq > 0 && sb->slot < SUPER_SLOTS && sb->slot / 2 == sb->seq % 2 && sb->zone_bytes >= SUPER_AREA &&
-           sb->zone_bytes % SUPER_AREA == 0 && sb->zone_bytes <= SUPER_ZONE_MAX &&
+    return sb->seq > 0 && sb->slot < SUPER_SLOTS && sb->slot / 2 == sb->seq % 2 &&
+           sb->zone_bytes >= SUPER_AREA && sb->zone_bytes % SUPER_AREA == 0 &&
+           sb->zone_bytes <= SUPER_ZONE_MAX &&
            (sb->map_root == 0 || pstore__entry_shape(sb->map_root)) && sb->map_pages < 1ull << 40 &&
            (sb->map_root != 0 || sb->map_pages == 0) && sb->map_pages >= (sb->map_root != 0) &&
            (sb->flags & ~SUPER_FLAG_CLEAN) == 0;
@@ -42,19 +43,24 @@ pstore_superblock_check(const void *block, uint32_t size)
     struct super_block sb;
 
     if (size != SUPER_SIZE)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A superblock has %u bytes, not %" PRIu32, SUPER_SIZE, size);
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A superblock has %u bytes, not %" PRIu32,
+                             SUPER_SIZE, size);
     memcpy(&sb, block, sizeof(sb));
     if (sb.magic != SUPER_MAGIC)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE, "%s does not begin as an Ashlar data file does", PSTORE_FILE);
+        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
+                             "%s does not begin as an Ashlar data file does", PSTORE_FILE);
     if (sb.crc32c != super_crc(block) && !PLANTED(57))
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s: a superblock (version %" PRIu64 ") fails its checksum", PSTORE_FILE, sb.seq);
+                             "%s: a superblock (version %" PRIu64 ") fails its checksum",
+                             PSTORE_FILE, sb.seq);
     if (sb.format > SUPER_FORMAT)
         return ash_raise_obj(ASH_VERSION_MISMATCH, PSTORE_FILE,
-                             "%s has format %" PRIu32 ", this library knows up to %u; use a newer Ashlar", PSTORE_FILE,
-                             sb.format, SUPER_FORMAT);
+                             "%s has format %" PRIu32
+                             ", this library knows up to %u; use a newer Ashlar",
+                             PSTORE_FILE, sb.format, SUPER_FORMAT);
     if (sb.format == 0 || !super_sane(&sb))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "%s: a superblock (version %" PRIu64 ") contradicts itself",
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                             "%s: a superblock (version %" PRIu64 ") contradicts itself",
                              PSTORE_FILE, sb.seq);
     return ASH_OK;
 }
@@ -62,7 +68,8 @@ pstore_superblock_check(const void *block, uint32_t size)
 /* Writes `sb` to the slots [first, end) of the two of its version and reads them back: a superblock that a device lost would be
  * found out only at the next restart, when what the older one names is overwritten. */
 static ash_rc
-super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end, bool flush)
+super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end,
+            bool flush)
 {
     uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, 3 * SUPER_SIZE);
     struct io_req req[2], *list[2] = { &req[0], &req[1] };
@@ -76,8 +83,12 @@ super_write(struct io_file *file, const struct super_block *sb, unsigned first, 
         *slot = *sb;
         slot->slot = (uint32_t)(2 * (PLANTED(58) ? 0 : sb->seq % 2) + twin);
         slot->crc32c = super_crc(slot);
-        req[twin] = (struct io_req){ .file = file, .op = IO_OP_WRITE, .class = IO_CLASS_FLUSH, .buf = slot,
-                                     .bytes = SUPER_SIZE, .offset = (uint64_t)slot->slot * SUPER_STRIDE };
+        req[twin] = (struct io_req){ .file = file,
+                                     .op = IO_OP_WRITE,
+                                     .class = IO_CLASS_FLUSH,
+                                     .buf = slot,
+                                     .bytes = SUPER_SIZE,
+                                     .offset = (uint64_t)slot->slot * SUPER_STRIDE };
     }
     io_submit(list + first, end - first);
     for (unsigned twin = first; twin < end; twin++) {
@@ -91,7 +102,8 @@ super_write(struct io_file *file, const struct super_block *sb, unsigned first, 
         rc = io_read(file, buf + 2 * SUPER_SIZE, SUPER_SIZE, req[twin].offset, IO_CLASS_FLUSH);
         if (rc == ASH_OK && memcmp(buf + 2 * SUPER_SIZE, buf + twin * SUPER_SIZE, SUPER_SIZE) != 0)
             rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                               "%s, offset %" PRIu64 ": the superblock just written does not read back; the device loses "
+                               "%s, offset %" PRIu64
+                               ": the superblock just written does not read back; the device loses "
                                "writes, do not trust it",
                                PSTORE_FILE, req[twin].offset);
     }
@@ -150,16 +162,22 @@ super_read(struct pstore *ps, unsigned *twins_out)
         return rc;
     const char *dir = io_dir_path(ps->dir);
     if (newer != ASH_OK)
-        return ash_raise_obj(newer, PSTORE_FILE, "%s/%s was written by a newer Ashlar than this library; use that one", dir,
-                             PSTORE_FILE);
+        return ash_raise_obj(newer, PSTORE_FILE,
+                             "%s/%s was written by a newer Ashlar than this library; use that one",
+                             dir, PSTORE_FILE);
     if (ps->super.seq == 0 && magics == 0)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE, "%s/%s is not an Ashlar data file", dir, PSTORE_FILE);
+        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE, "%s/%s is not an Ashlar data file",
+                             dir, PSTORE_FILE);
     if (ps->super.seq == 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s/%s: all %u superblocks are damaged; restore from a backup", dir, PSTORE_FILE, SUPER_SLOTS);
+                             "%s/%s: all %u superblocks are damaged; restore from a backup", dir,
+                             PSTORE_FILE, SUPER_SLOTS);
     if (bad > 0)
-        log_write(LOG_WARN, "%s/%s: %u of %u superblock slots are damaged (normal after a crash in a checkpoint); version %" PRIu64
-                  " is used", dir, PSTORE_FILE, bad, SUPER_SLOTS, ps->super.seq);
+        log_write(
+            LOG_WARN,
+            "%s/%s: %u of %u superblock slots are damaged (normal after a crash in a checkpoint); version %" PRIu64
+            " is used",
+            dir, PSTORE_FILE, bad, SUPER_SLOTS, ps->super.seq);
     return ASH_OK;
 }
 
@@ -183,13 +201,17 @@ pstore_exists(struct io_dir *dir)
 static ash_rc
 create_fill(struct io_file *file, uint32_t zone_bytes)
 {
-    struct super_block sb = { .magic = SUPER_MAGIC, .format = SUPER_FORMAT, .seq = 1, .zone_bytes = zone_bytes,
-                              .page_high = PAGE_ID_FIRST, .write_seq = 1 };
+    struct super_block sb = { .magic = SUPER_MAGIC,
+                              .format = SUPER_FORMAT,
+                              .seq = 1,
+                              .zone_bytes = zone_bytes,
+                              .page_high = PAGE_ID_FIRST,
+                              .write_seq = 1 };
     uint64_t bytes = zone_bytes > SUPER_AREA ? zone_bytes : 2ull * zone_bytes;
 
     do
         random_entropy(sb.uuid, sizeof(sb.uuid));
-    while (get_le32(sb.uuid) == 0); /* 0 is the tag of no database */
+    while (get_le32(sb.uuid) == 0);        /* 0 is the tag of no database */
     ash_rc rc = io_file_truncate(file, 0); /* left over from a creation that did not finish */
     if (rc == ASH_OK)
         rc = io_file_allocate(file, bytes, /* zero= */ false);
@@ -208,12 +230,16 @@ pstore_create(const struct pstore_options *options, struct pstore **out)
         return ash_raise_obj(ASH_READ_ONLY, PSTORE_FILE, "A database cannot be created read-only");
     if (zone_bytes % SUPER_AREA != 0 || zone_bytes > SUPER_ZONE_MAX)
         return ash_raise_obj(ASH_INVALID, PSTORE_FILE,
-                             "zone_bytes is %" PRIu32 ", it must be a multiple of 64 KiB and at most 1 GiB", zone_bytes);
+                             "zone_bytes is %" PRIu32
+                             ", it must be a multiple of 64 KiB and at most 1 GiB",
+                             zone_bytes);
     ash_rc rc = io_file_open(options->dir, PSTORE_FILE_TEMPORARY, IO_CREATE | IO_LOCK, &file);
     if (rc != ASH_OK)
         return rc;
-    if (pstore_exists(options->dir)) /* looked at with the lock held: two creators cannot both see nothing */
-        rc = ash_raise_obj(ASH_EXISTS, PSTORE_FILE, "%s/%s exists already", io_dir_path(options->dir), PSTORE_FILE);
+    if (pstore_exists(
+            options->dir)) /* looked at with the lock held: two creators cannot both see nothing */
+        rc = ash_raise_obj(ASH_EXISTS, PSTORE_FILE, "%s/%s exists already",
+                           io_dir_path(options->dir), PSTORE_FILE);
     if (rc == ASH_OK)
         rc = create_fill(file, zone_bytes);
     if (rc == ASH_OK)
@@ -234,8 +260,10 @@ open_contents(struct pstore *ps, uint64_t page_id_max)
     ps->database = get_le32(ps->super.uuid);
     atomic_store(&ps->write_seq, ps->super.write_seq + PSTORE_WRITE_SEQ_SKIP);
     ps->flush_needed = io_file_device_class(ps->file) != IO_DEVICE_WRITE_THROUGH;
-    if (!ps->read_only && ps->flush_needed && !PLANTED(59)) {
-        rc = io_flush(ps->file, IO_CLASS_FLUSH); /* see the head of this file */
+    if (!ps->read_only && !PLANTED(59)) { /* see the head of this file */
+        rc = ps->flush_needed ? io_flush(ps->file, IO_CLASS_FLUSH) : ASH_OK;
+        if (rc == ASH_OK)
+            rc = io_dir_sync(ps->dir);
         if (rc != ASH_OK)
             return rc;
     }
@@ -267,8 +295,9 @@ pstore_open(const struct pstore_options *options, struct pstore **out)
     unsigned flags = options->read_only ? IO_READ_ONLY : 0;
     ash_rc rc = io_file_open(options->dir, PSTORE_FILE, flags | IO_LOCK, &ps->file);
     if (rc == ASH_NOT_FOUND)
-        rc = ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE, "%s holds no Ashlar database (%s is missing)",
-                           io_dir_path(options->dir), PSTORE_FILE);
+        rc = ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
+                           "%s holds no Ashlar database (%s is missing)", io_dir_path(options->dir),
+                           PSTORE_FILE);
     if (rc == ASH_OK)
         rc = open_contents(ps, options->page_id_max);
     if (rc != ASH_OK) {
@@ -303,8 +332,12 @@ pstore_info(const struct pstore *ps, struct pstore_checkpoint_info *out)
 {
     const struct super_block *sb = &ps->super;
     *out = (struct pstore_checkpoint_info){
-        .checkpoint_lsn = sb->checkpoint_lsn, .checkpoint_segment = sb->checkpoint_segment,
-        .scan_lsn = sb->scan_lsn, .scan_segment = sb->scan_segment, .map_lsn = sb->map_lsn,
-        .epoch = sb->epoch, .clean = (sb->flags & SUPER_FLAG_CLEAN) != 0,
+        .checkpoint_lsn = sb->checkpoint_lsn,
+        .checkpoint_segment = sb->checkpoint_segment,
+        .scan_lsn = sb->scan_lsn,
+        .scan_segment = sb->scan_segment,
+        .map_lsn = sb->map_lsn,
+        .epoch = sb->epoch,
+        .clean = (sb->flags & SUPER_FLAG_CLEAN) != 0,
     };
 }

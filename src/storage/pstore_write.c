@@ -7,10 +7,9 @@
  * device forgets.  A single small write asks for durability itself instead (RWF_DSYNC), which saves the second trip.
  * Either all images have durable places at the end, or none keeps one.
  */
-#include "storage/pstore_int.h"
-
 #include "base/crc.h"
 #include "base/error.h"
+#include "storage/pstore_int.h"
 
 #define DSYNC_BYTES_MAX (64u << 10)
 
@@ -59,7 +58,8 @@ image_seal(struct pstore *ps, const struct pstore_write *w)
 {
     struct page_head *h = w->image;
     uint32_t size = PAGE_CLASS_SIZE(w->page_class);
-    ash_assert(h->page == w->page && h->page_class == w->page_class && h->format == PAGE_FORMAT && h->type != 0);
+    ash_assert(h->page == w->page && h->page_class == w->page_class && h->format == PAGE_FORMAT &&
+               h->type != 0);
     h->database = ps->database;
     h->write_seq = atomic_fetch_add_explicit(&ps->write_seq, 1, memory_order_relaxed);
     h->crc32c = crc32c(0, (const uint8_t *)w->image + 4, size - 4);
@@ -99,8 +99,8 @@ places_take(struct pstore *ps, struct pstore_write *w, unsigned count)
 
 /* Makes a request of the images from *next on that lie side by side. */
 static void
-request_fill(struct pstore *ps, const struct pstore_write *w, unsigned count, unsigned *next, struct io_req *req,
-             struct iovec *iov, enum io_class class)
+request_fill(struct pstore *ps, const struct pstore_write *w, unsigned count, unsigned *next,
+             struct io_req *req, struct iovec *iov, enum io_class class)
 {
     uint64_t offset = map_entry_offset(w[*next].entry), end = offset;
     unsigned n = 0;
@@ -112,7 +112,10 @@ request_fill(struct pstore *ps, const struct pstore_write *w, unsigned count, un
         end += length;
         ++*next;
     }
-    *req = (struct io_req){ .file = ps->file, .op = IO_OP_WRITE, .class = class, .offset = offset,
+    *req = (struct io_req){ .file = ps->file,
+                            .op = IO_OP_WRITE,
+                            .class = class,
+                            .offset = offset,
                             .bytes = (uint32_t)(end - offset) };
     if (n == 1) {
         req->buf = iov[0].iov_base;
@@ -126,8 +129,8 @@ request_fill(struct pstore *ps, const struct pstore_write *w, unsigned count, un
 
 /* Writes to the places given; several requests in flight. */
 static ash_rc
-places_write(struct pstore *ps, struct write_context *c, const struct pstore_write *w, unsigned count,
-             enum io_class class, bool flush)
+places_write(struct pstore *ps, struct write_context *c, const struct pstore_write *w,
+             unsigned count, enum io_class class, bool flush)
 {
     ash_rc rc = ASH_OK;
     unsigned next = 0;
@@ -157,7 +160,8 @@ places_write(struct pstore *ps, struct write_context *c, const struct pstore_wri
 }
 
 ash_rc
-pstore__write_places(struct pstore *ps, struct pstore_write *w, unsigned count, enum io_class class, bool flush)
+pstore__write_places(struct pstore *ps, struct pstore_write *w, unsigned count, enum io_class class,
+                     bool flush)
 {
     struct write_context *c = context_get(ps);
     if (c == NULL)

@@ -1,21 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_checkpoint.c - fuzzy checkpoints: bound the work of a restart and the length of the log, and stop nobody.
+ * wal_checkpoint.c - fuzzy checkpoints: bound the work of a restart and the length of the log, and
+ * stop nobody.
  *
- * Entry points: checkpoint_start(), checkpoint_now(), checkpoint_final().     Read first: wal_recover.h, storage/README-pstore.md.
+ * Entry points: checkpoint_start(), checkpoint_now(), checkpoint_final().
+ * Read first: wal_recover.h, storage/README-pstore.md.
  *
  * Order of a checkpoint, and why:
  *   1. old dirty pages are written                       so that redo need not begin far back
  *   2. map_lsn, under the map lock; map pages written    they hold every move below map_lsn
- *   3. begin_lsn, then the dirty-page table              buf_mark_dirty() comes before an append, so a change that the table
- *                                                        lacks begins at or above begin_lsn
+ *   3. begin_lsn, then the dirty-page table              buf_mark_dirty() comes before an append:
+ *                                  a change that the table lacks begins at or above begin_lsn
  *   4. participants' state
- *   5. CHECKPOINT records, made durable                  with them every MAP record that the map pages anticipate
+ *   5. CHECKPOINT records, made durable                  and with them every MAP record that the
+ *                                  map pages anticipate
  *   6. superblock                                        from now on this is the checkpoint
- *   7. the log is cut, dead map pages are reused         only now: the superblock before needed them
+ *   7. the log is cut, dead map pages are reused         the superblock before needed them
  * A failure before 6 leaves the checkpoint before in force.
  *
- * Locks: checkpointer.mutex: one checkpoint at a time, its outcome, the task's wishes.  Parks while holding it.
+ * Locks: checkpointer.mutex: one checkpoint at a time, its outcome, the task's wishes.  Parks
+ * while holding it.
  */
 #include "base/bits.h"
 #include "base/clock.h"
@@ -26,11 +30,16 @@
 #include "wal/wal_checkpoint_format.h"
 #include "wal/wal_recover.h"
 
-#define TICK_NS 20000000ull /* how often the task looks at the log's length and paces page writers */
+#define TICK_NS \
+    20000000ull /* how often the task looks at the log's length and paces page writers */
 #define INTERVAL_MS_DEFAULT 60000u
-#define MAP_MOVES_LOCAL 64u
+#define MAP_MOVES_LOCAL     64u
 
-enum checkpoint_kind { CHECKPOINT_PACED, CHECKPOINT_FULL, CHECKPOINT_CLEAN };
+enum checkpoint_kind {
+    CHECKPOINT_PACED,
+    CHECKPOINT_FULL,
+    CHECKPOINT_CLEAN
+};
 
 struct checkpointer {
     struct checkpoint_options options;
@@ -38,15 +47,16 @@ struct checkpointer {
     struct task_mutex mutex;
     struct task_cond cond;
     struct task *task;
-    bool stopping;                    /* mutex */
+    bool stopping; /* mutex */
     _Atomic uint64_t log_limit, interval_ns;
-    uint64_t last_lsn, last_ns;       /* mutex: where the last one began, and when it ended */
+    uint64_t last_lsn, last_ns; /* mutex: where the last one began, and when it ended */
 };
 
 /* ---- MAP records ---- */
 
 ash_rc
-recover_append_map(struct wal *wal, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
+recover_append_map(struct wal *wal, const struct pstore_write *writes, unsigned count,
+                   uint64_t *end_out)
 {
     uint64_t local[(sizeof(struct map_record) + MAP_MOVES_LOCAL * sizeof(struct map_move)) / 8];
     uint32_t size = pstore_map_record_size(count);
@@ -103,9 +113,11 @@ collect_participant(const struct recover_participant *p, struct wal_blob *blob, 
 
 /* Steps 3 and 4.  *scan: in map_lsn, out: where restart must begin to read.  *idle_out: nobody needs anything from the log. */
 static ash_rc
-collect(struct checkpointer *c, struct wal_blob *blob, uint64_t map_lsn, uint64_t *scan_out, bool *idle_out)
+collect(struct checkpointer *c, struct wal_blob *blob, uint64_t map_lsn, uint64_t *scan_out,
+        bool *idle_out)
 {
-    struct checkpoint_head head = { .version = CHECKPOINT_VERSION, .participants = c->options.participant_count,
+    struct checkpoint_head head = { .version = CHECKPOINT_VERSION,
+                                    .participants = c->options.participant_count,
                                     .map_lsn = map_lsn };
     struct collect dirty = { .blob = blob, .oldest = UINT64_MAX };
     uint64_t oldest = UINT64_MAX;
@@ -133,14 +145,18 @@ collect(struct checkpointer *c, struct wal_blob *blob, uint64_t map_lsn, uint64_
 static ash_rc
 append_parts(struct wal *wal, const struct wal_blob *blob, uint64_t *first_out, uint64_t *end_out)
 {
-    struct checkpoint_part part = { .number = ((const struct checkpoint_head *)(const void *)blob->data)->begin_lsn };
+    struct checkpoint_part part = {
+        .number = ((const struct checkpoint_head *)(const void *)blob->data)->begin_lsn
+    };
     size_t at = 0;
 
     part.parts = (uint32_t)((blob->size + CHECKPOINT_PART_MAX - 1) / CHECKPOINT_PART_MAX);
     for (; part.part < part.parts; part.part++) {
         uint32_t size = (uint32_t)min_u64(blob->size - at, CHECKPOINT_PART_MAX);
-        struct wal_record_head head = { .size = (uint32_t)(sizeof(head) + sizeof(part)) + size, .type = WAL_REC_CHECKPOINT };
-        const struct wal_part parts[3] = { { &head, (uint32_t)sizeof(head) }, { &part, (uint32_t)sizeof(part) },
+        struct wal_record_head head = { .size = (uint32_t)(sizeof(head) + sizeof(part)) + size,
+                                        .type = WAL_REC_CHECKPOINT };
+        const struct wal_part parts[3] = { { &head, (uint32_t)sizeof(head) },
+                                           { &part, (uint32_t)sizeof(part) },
                                            { blob->data + at, size } };
         uint64_t start;
         ash_rc rc = wal_append(wal, parts, 3, &start, end_out);
@@ -165,7 +181,8 @@ truncate_log(struct checkpointer *c, uint64_t scan)
 
 /* Steps 2 to 6.  The map's checkpoint has begun. */
 static ash_rc
-write_parts(struct checkpointer *c, enum checkpoint_kind kind, uint64_t map_lsn, struct wal_blob *blob, uint64_t *scan_out)
+write_parts(struct checkpointer *c, enum checkpoint_kind kind, uint64_t map_lsn,
+            struct wal_blob *blob, uint64_t *scan_out)
 {
     const struct checkpoint_options *o = &c->options;
     struct pstore_checkpoint_info info = { .map_lsn = map_lsn, .epoch = o->epoch };
@@ -269,12 +286,14 @@ checkpoint_main(void *arg)
         if (is_due(c)) {
             ash_rc rc = checkpoint_locked(c, CHECKPOINT_PACED);
             if (rc != ASH_OK && !complained)
-                log_write(LOG_WARN, "A checkpoint failed, the log grows until one succeeds: %s", err_current()->message);
+                log_write(LOG_WARN, "A checkpoint failed, the log grows until one succeeds: %s",
+                          err_current()->message);
             complained = rc != ASH_OK;
             if (io_poisoned(c->options.io))
                 break;
             if (rc != ASH_OK) /* a full disk, most likely: not again at once */
-                ash_ignore((ash_rc)task_cond_wait_until(&c->cond, &c->mutex, clock_ns() + 50 * TICK_NS));
+                ash_ignore(
+                    (ash_rc)task_cond_wait_until(&c->cond, &c->mutex, clock_ns() + 50 * TICK_NS));
             continue;
         }
         ash_ignore((ash_rc)task_cond_wait_until(&c->cond, &c->mutex, clock_ns() + TICK_NS));
@@ -286,7 +305,8 @@ void
 checkpoint_tune(struct checkpointer *c, uint64_t log_limit, uint64_t interval_ms)
 {
     atomic_store(&c->log_limit, max_u64(log_limit, 1u << 20));
-    atomic_store(&c->interval_ns, (interval_ms == 0 ? INTERVAL_MS_DEFAULT : interval_ms) * 1000000ull);
+    atomic_store(&c->interval_ns,
+                 (interval_ms == 0 ? INTERVAL_MS_DEFAULT : interval_ms) * 1000000ull);
 }
 
 ash_rc

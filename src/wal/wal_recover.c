@@ -1,31 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_recover.c - restart: reads the checkpoint, analyses the log behind it, repeats history on the pages.
+ * wal_recover.c - restart: reads the checkpoint, analyses the log behind it, repeats history on
+ * the pages.
  *
- * Entry point: recover_run().     Read first: wal_recover.h, wal_checkpoint.c, storage/README-pstore.md.
+ * Entry point: recover_run().     Read first: wal_recover.h, wal_checkpoint.c,
+ * storage/README-pstore.md.
  *
- * Analysis brings the location map up to date and builds the dirty-page table: for each page the LSN from which its changes
- * may be missing on disk.  An entry changes with
+ * Analysis brings the location map up to date and builds the dirty-page table: for each page the
+ * LSN from which its changes may be missing on disk.  An entry changes with
  *     checkpoint    page, rec_lsn as listed
  *     a change      at or above begin_lsn: entered with the record's start, unless it is there
  *     PAGE_INIT     raised to the record's start: nothing before matters
  *     MAP           raised to the LSN of the image that was written
  *     PAGE_FREE     above rec_lsn: nothing to redo, until an INIT
- * so redo skips the changes of a page's former lives (whose place may be overwritten) and those that its image has.
+ * so redo skips the changes of a page's former lives (whose place may be overwritten) and those
+ * that its image has.
  *
- * The map: MAP and FREE records at or above map_lsn move and free pages, in log order.  Below map_lsn the map pages are newer than
- * the records: those only say which ids without a place are in use (INIT, FREE).
+ * The map: MAP and FREE records at or above map_lsn move and free pages, in log order.  Below
+ * map_lsn the map pages are newer than the records: those only say which ids without a place are
+ * in use (INIT, FREE).
  *
- * Page writes during redo: the log is not open yet, so no MAP record can say where a page went.  The pool's writers run with log ops
- * that log nothing: a page goes to a new place, the map in memory points there, and the old place waits for the commit of
- * the next checkpoint (PSTORE_LSN_CHECKPOINT), which writes that map.  A crash before then finds the old places as they were and redoes
- * again.  See docs/decisions.
+ * Page writes during redo: the log is not open yet, so no MAP record can say where a page went.
+ * The pool's writers run with log ops that log nothing: a page goes to a new place, the map in
+ * memory points there, and the old place waits for the commit of the next checkpoint
+ * (PSTORE_LSN_CHECKPOINT), which writes that map.  A crash before then finds the old places as
+ * they were and redoes again.  See docs/decisions.
  *
- * What was read must not disappear again: the log's tail may sit in the device's volatile cache after a process crash.  So the segments
- * are flushed before any space that they declare dead is reused.
+ * What was read must not disappear again: the log's tail may sit in the device's volatile cache
+ * after a process crash.  So the segments are flushed before any space that they declare dead is
+ * reused.
  */
-#include <inttypes.h>
-#include <stdio.h>
+#include "wal/wal_recover.h"
 
 #include "base/bits.h"
 #include "base/error.h"
@@ -34,10 +39,12 @@
 #include "base/random.h"
 #include "storage/pstore_format.h"
 #include "wal/wal_checkpoint_format.h"
-#include "wal/wal_recover.h"
 
-#define PREFETCH_PAGES 64u          /* loaded together ahead of redo */
-#define PREFETCH_LOG (1u << 20)     /* log looked through for them at most */
+#include <inttypes.h>
+#include <stdio.h>
+
+#define PREFETCH_PAGES       64u        /* loaded together ahead of redo */
+#define PREFETCH_LOG         (1u << 20) /* log looked through for them at most */
 #define SEGMENTS_FLUSHED_MAX 1024u
 
 /* ---- Dirty-page table ---- */
@@ -156,8 +163,8 @@ at_record(const struct wal_reader *reader, const struct wal_record *rec, ash_rc 
         return rc;
     err_save(&why);
     wal_reader_where(reader, &file, &offset);
-    return ash_raise_obj(rc, file, "%s, block at offset %" PRIu64 ", record at LSN %" PRIu64 ": %s", file, offset, rec->start,
-                         why.message);
+    return ash_raise_obj(rc, file, "%s, block at offset %" PRIu64 ", record at LSN %" PRIu64 ": %s",
+                         file, offset, rec->start, why.message);
 }
 
 /* ---- The checkpoint ---- */
@@ -165,13 +172,16 @@ at_record(const struct wal_reader *reader, const struct wal_record *rec, ash_rc 
 static ash_rc
 checkpoint_bad(const struct recovery *r, const char *what)
 {
-    return ash_raise(ASH_CORRUPT, "The checkpoint at LSN %" PRIu64 ", which the superblock names, %s; restore from a backup",
+    return ash_raise(ASH_CORRUPT,
+                     "The checkpoint at LSN %" PRIu64
+                     ", which the superblock names, %s; restore from a backup",
                      r->info.checkpoint_lsn, what);
 }
 
 /* Takes one part.  *next: the part to come. */
 static ash_rc
-checkpoint_take(struct recovery *r, const struct wal_record *rec, struct checkpoint_part *first, uint32_t *next, struct wal_blob *blob)
+checkpoint_take(struct recovery *r, const struct wal_record *rec, struct checkpoint_part *first,
+                uint32_t *next, struct wal_blob *blob)
 {
     struct checkpoint_part part;
     uint32_t size = rec->head->size - (uint32_t)sizeof(*rec->head);
@@ -221,41 +231,75 @@ section_restore(const struct recovery *r, uint32_t id, const uint8_t *data, size
     for (unsigned i = 0; i < r->o->participant_count; i++)
         if (r->o->participants[i].id == id)
             return r->o->participants[i].restore(r->o->participants[i].ctx, data, bytes);
-    return ash_raise(ASH_VERSION_MISMATCH, "The checkpoint holds state of a part %" PRIu32 " that this library does not have; use a newer one", id);
+    return ash_raise(ASH_VERSION_MISMATCH,
+                     "The checkpoint holds state of a part %" PRIu32
+                     " that this library does not have; use a newer one",
+                     id);
 }
 
+ash_rc
+recover_checkpoint_check(const void *bytes, size_t size)
+{
+    const uint8_t *data = bytes;
+    struct checkpoint_head head;
+    struct checkpoint_section section;
+    size_t at = sizeof(head);
+
+    if (size < sizeof(head))
+        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes is too short", size);
+    memcpy(&head, data, sizeof(head));
+    if (head.version != CHECKPOINT_VERSION)
+        return ash_raise(head.version > CHECKPOINT_VERSION ? ASH_VERSION_MISMATCH : ASH_CORRUPT,
+                         "The checkpoint has version %" PRIu32 ", this library knows %u",
+                         head.version, CHECKPOINT_VERSION);
+    if (head.dirty_count > (size - at) / sizeof(struct checkpoint_dirty))
+        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes lists %" PRIu64 " dirty pages",
+                         size, head.dirty_count);
+    at += head.dirty_count * sizeof(struct checkpoint_dirty);
+    for (uint32_t i = 0; i < head.participants; i++) {
+        if (size - at < sizeof(section))
+            return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes ends before its part %" PRIu32,
+                             size, i);
+        memcpy(&section, data + at, sizeof(section));
+        at += sizeof(section);
+        if (section.bytes > size - at || round_up(section.bytes, 8) > size - at)
+            return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes ends in its part %" PRIu32,
+                             size, i);
+        at += round_up(section.bytes, 8);
+    }
+    return at == size ? ASH_OK
+                      : ash_raise(ASH_CORRUPT, "A checkpoint has %zu bytes too many", size - at);
+}
+
+/* What recover_checkpoint_check() has accepted. */
 static ash_rc
 checkpoint_parse(struct recovery *r, const struct wal_blob *blob)
 {
     struct checkpoint_head head;
     struct checkpoint_section section;
     size_t at = sizeof(head);
-    ash_rc rc = ASH_OK;
 
-    if (blob->size < sizeof(head))
-        return checkpoint_bad(r, "is too short");
+    ash_rc rc = recover_checkpoint_check(blob->data, blob->size);
+    if (rc != ASH_OK)
+        return rc;
     memcpy(&head, blob->data, sizeof(head));
-    if (head.version != CHECKPOINT_VERSION)
-        return ash_raise(ASH_VERSION_MISMATCH, "The checkpoint has version %" PRIu32 ", this library knows %u", head.version, CHECKPOINT_VERSION);
-    if (head.dirty_count > (blob->size - at) / sizeof(struct checkpoint_dirty) || head.map_lsn != r->info.map_lsn)
-        return checkpoint_bad(r, "contradicts itself");
+    if (head.map_lsn != r->info.map_lsn)
+        return checkpoint_bad(r, "belongs to another map");
     r->begin_lsn = head.begin_lsn;
-    for (uint64_t i = 0; i < head.dirty_count && rc == ASH_OK; i++, at += sizeof(struct checkpoint_dirty)) {
+    for (uint64_t i = 0; i < head.dirty_count && rc == ASH_OK;
+         i++, at += sizeof(struct checkpoint_dirty)) {
         struct checkpoint_dirty d, *s;
         memcpy(&d, blob->data + at, sizeof(d));
         rc = pstore_replay_check(r->o->pstore, d.page, (struct map_entry){ 0 });
         if (rc == ASH_OK)
             rc = table_get(&r->dirty, d.page, d.rec_lsn, &s);
-        if (rc == ASH_OK) /* a page may be listed twice: in its frame, and in a batch being written */
+        if (rc ==
+            ASH_OK) /* a page may be listed twice: in its frame, and in a batch being written */
             s->rec_lsn = min_u64(s->rec_lsn, d.rec_lsn);
     }
     for (uint32_t i = 0; i < head.participants && rc == ASH_OK; i++) {
-        if (blob->size - at < sizeof(section))
-            return checkpoint_bad(r, "is cut");
         memcpy(&section, blob->data + at, sizeof(section));
         at += sizeof(section);
-        if (section.bytes > blob->size - at || round_up(section.bytes, 8) > blob->size - at)
-            return checkpoint_bad(r, "is cut");
         rc = section_restore(r, section.id, blob->data + at, section.bytes);
         at += round_up(section.bytes, 8);
     }
@@ -284,7 +328,8 @@ analyse_map(struct recovery *r, const struct wal_record *rec)
     const void *body = rec->head + 1;
     unsigned count;
 
-    ash_rc rc = pstore_map_record_check(body, rec->head->size - (uint32_t)sizeof(*rec->head), &count);
+    ash_rc rc =
+        pstore_map_record_check(body, rec->head->size - (uint32_t)sizeof(*rec->head), &count);
     for (unsigned i = 0; i < count && rc == ASH_OK; i++) {
         const struct map_move *m = pstore_map_record_move(body, i);
         struct checkpoint_dirty *d = table_find(&r->dirty, m->page);
@@ -293,7 +338,7 @@ analyse_map(struct recovery *r, const struct wal_record *rec)
             return rc;
         if (rec->start >= r->info.map_lsn || PLANTED(62))
             pstore_install(ps, m->page, (struct map_entry){ m->entry }, rec->end);
-        if (d != NULL && d->rec_lsn != NOTHING_TO_REDO)
+        if (d != NULL && d->rec_lsn != NOTHING_TO_REDO && !PLANTED(63))
             d->rec_lsn = max_u64(d->rec_lsn, m->lsn);
     }
     return rc;
@@ -322,8 +367,8 @@ analyse_change(struct recovery *r, const struct wal_record *rec, const struct wa
         pstore_page_mark(ps, c->page);
     if (since && d == NULL)
         return table_get(&r->dirty, c->page, rec->start, &d);
-    /* Also when the checkpoint listed only a former life (a batch that was still being confirmed): its entry went with the FREE, and
-     * redoing all of the new life is right whatever is on disk. */
+    /* Also when the checkpoint listed only a former life (a batch that was still being
+     * confirmed): its entry went with the FREE, and redoing all of the new life is right. */
     if (c->op == WAL_OP_PAGE_INIT && d != NULL)
         d->rec_lsn = d->rec_lsn == NOTHING_TO_REDO ? rec->start : max_u64(d->rec_lsn, rec->start);
     return ASH_OK;
@@ -468,9 +513,16 @@ redo_latch(struct recovery *r, const struct wal_change *c, struct buf_page *p)
     if (h->op != WAL_OP_PAGE_INIT)
         return buf_latch_x(r->o->pool, h->page, p);
     if (r->o->read_only)
-        return ash_raise(ASH_READ_ONLY, "Page %" PRIu64 " would have to be created by recovery; open the database for writing once", h->page);
+        return ash_raise(
+            ASH_READ_ONLY,
+            "Page %" PRIu64
+            " would have to be created by recovery; open the database for writing once",
+            h->page);
     if (h->size != 1)
-        return ash_raise(ASH_CORRUPT, "PAGE_INIT of page %" PRIu64 " has %" PRIu32 " bytes of payload instead of 1", h->page, h->size);
+        return ash_raise(ASH_CORRUPT,
+                         "PAGE_INIT of page %" PRIu64 " has %" PRIu32
+                         " bytes of payload instead of 1",
+                         h->page, h->size);
     return buf_redo_init(r->o->pool, h->page, h->page_class, h->tree, c->payload[0], p);
 }
 
@@ -487,7 +539,11 @@ redo_page(struct recovery *r, const struct wal_record *rec, struct wal_change ch
     if (head->lsn >= rec->end && !PLANTED(63))
         goto out_unlatch;
     if (r->o->read_only) {
-        rc = ash_raise(ASH_READ_ONLY, "Page %" PRIu64 " lacks changes that recovery would have to make; open the database for writing once", page);
+        rc = ash_raise(
+            ASH_READ_ONLY,
+            "Page %" PRIu64
+            " lacks changes that recovery would have to make; open the database for writing once",
+            page);
         goto out_unlatch;
     }
     buf_mark_dirty(r->o->pool, &p, rec->start);
@@ -515,7 +571,8 @@ redo_record(struct recovery *r, const struct wal_record *rec)
         uint32_t before = pos;
         if (!wal_record_change(rec, &pos, &change))
             return ASH_OK;
-        if (change.head->op == WAL_OP_PAGE_FREE || !table_needs(&r->dirty, change.head->page, rec->start))
+        if (change.head->op == WAL_OP_PAGE_FREE ||
+            !table_needs(&r->dirty, change.head->page, rec->start))
             continue;
         if (before > 0 && seen_before(rec, pos, change.head->page))
             continue;
@@ -542,7 +599,8 @@ redo_scout(struct recovery *r, struct wal_reader *scout, uint64_t *until_out)
         begin = begin == 0 ? rec.start : begin;
         while (n < PREFETCH_PAGES && wal_record_change(&rec, &pos, &c)) {
             bool known = n > 0 && page[n - 1] == c.head->page;
-            if (!known && table_needs(&r->dirty, c.head->page, rec.start) && pstore_locate(r->o->pstore, c.head->page, &e, &class))
+            if (!known && table_needs(&r->dirty, c.head->page, rec.start) &&
+                pstore_locate(r->o->pstore, c.head->page, &e, &class))
                 page[n++] = c.head->page;
         }
         *until_out = rec.end;
@@ -582,7 +640,10 @@ redo_from(struct recovery *r, uint64_t lsn)
 static ash_rc
 redo(struct recovery *r)
 {
-    struct buf_log_ops ops = { .ctx = r, .flush_to = redo_flush_to, .durable = redo_durable, .reserved = redo_reserved,
+    struct buf_log_ops ops = { .ctx = r,
+                               .flush_to = redo_flush_to,
+                               .durable = redo_durable,
+                               .reserved = redo_reserved,
                                .append_map = redo_append_map };
     uint64_t oldest = table_oldest(&r->dirty);
 

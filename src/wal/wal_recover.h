@@ -3,11 +3,11 @@
  * wal_recover.h - fuzzy checkpoints and ARIES restart: analysis, redo; undo belongs to src/txn.
  *
  * Checkpoint (one at a time, by the checkpointer task; nothing stops meanwhile):
- *   1. scan = wal_reserved().   2. Page writers bring the oldest changes to disk (buf_checkpoint_pace).
- *   3. under the map lock: map_lsn = wal_reserved(); pstore_checkpoint() writes changed map pages.
- *   4. collect: dirty-page table, transaction table and pending work (participants).
- *   5. append CHECKPOINT records, flush, write the superblock naming the first of them.
- *   6. wal_truncate(min(redo, oldest undo of a live transaction, oldest version needed)), pstore_checkpoint_done().
+ *   1. Page writers bring the oldest changes to disk.
+ *   2. under the map lock: map_lsn = wal_reserved(); then changed map pages are written.
+ *   3. begin = wal_reserved(); collect: dirty-page table, transaction table and pending work (participants).
+ *   4. append CHECKPOINT records, flush, write the superblock naming the first of them.
+ *   5. wal_truncate(min(redo, map_lsn, what participants ask for)).
  * Restart: superblock -> map from its root -> CHECKPOINT records -> analysis from min(redo, map_lsn, oldest undo) to the end of the log
  * (MAP, FREE, INIT into the map; participants see every record) -> redo -> wal_open with a new epoch -> participants undo losers online.
  */
@@ -85,5 +85,7 @@ struct recover_result {
 };
 /* Analysis and redo.  Pages it changed are dirty in the pool.  ASH_CORRUPT names segment and offset or page. */
 ASH_MUST_CHECK ash_rc recover_run(const struct recover_options *options, struct recover_result *result_out);
+/* Is this the content of a checkpoint, its parts put together (fuzz target)? */
+ASH_MUST_CHECK ash_rc recover_checkpoint_check(const void *bytes, size_t size);
 
 #endif

@@ -9,20 +9,24 @@
 #include "base/crc.h"
 #include "storage/pstore.h"
 #include "storage/pstore_format.h"
+
 #include "tests/storage/io_env.h"
 
 #define TEST_ZONE (64u << 10)
 /* For inner loops: libcheck's own assertions cost a system call each. */
-#define must(cond, ...)                                                                            \
-    do {                                                                                           \
-        if (!(cond))                                                                               \
-            ck_abort_msg(__VA_ARGS__);                                                             \
+#define must(cond, ...)                \
+    do {                               \
+        if (!(cond))                   \
+            ck_abort_msg(__VA_ARGS__); \
     } while (0)
 
 __attribute__((unused)) static struct pstore_options
 ps_options(struct env *e)
 {
-    return (struct pstore_options){ .io = e->io, .dir = e->dir, .zone_bytes = TEST_ZONE, .grow_bytes = 1u << 20,
+    return (struct pstore_options){ .io = e->io,
+                                    .dir = e->dir,
+                                    .zone_bytes = TEST_ZONE,
+                                    .grow_bytes = 1u << 20,
                                     .page_id_max = 4096 };
 }
 
@@ -31,8 +35,12 @@ __attribute__((unused)) static void
 image_make(void *image, uint64_t page, uint8_t class, uint64_t version, uint64_t lsn)
 {
     memset(image, 0, PAGE_CLASS_SIZE(class));
-    *(struct page_head *)image = (struct page_head){ .format = PAGE_FORMAT, .type = PAGE_TYPE_BTREE_LEAF,
-                                                     .page_class = class, .page = page, .tree = 7, .lsn = lsn };
+    *(struct page_head *)image = (struct page_head){ .format = PAGE_FORMAT,
+                                                     .type = PAGE_TYPE_BTREE_LEAF,
+                                                     .page_class = class,
+                                                     .page = page,
+                                                     .tree = 7,
+                                                     .lsn = lsn };
     uint64_t *w = (uint64_t *)image + 5;
     w[0] = version;
     for (uint32_t i = 1; i < PAGE_CLASS_SIZE(class) / 8 - 5; i++)
@@ -45,13 +53,18 @@ image_version(const void *image, uint64_t page, uint8_t class)
 {
     const uint64_t *w = (const uint64_t *)image + 5;
     for (uint32_t i = 1; i < PAGE_CLASS_SIZE(class) / 8 - 5; i++)
-        must(w[i] == hash_u64(page << 32 ^ w[0]) + i, "page %llu holds foreign bytes", (unsigned long long)page);
+        must(w[i] == hash_u64(page << 32 ^ w[0]) + i, "page %llu holds foreign bytes",
+             (unsigned long long)page);
     return w[0];
 }
 
 /* ---- The toy log: a list; the LSN of a record is its index + 1, and the same is its end ---- */
 
-enum toy_type { TOY_INIT = 1, TOY_MAP, TOY_FREE };
+enum toy_type {
+    TOY_INIT = 1,
+    TOY_MAP,
+    TOY_FREE
+};
 struct toy_record {
     enum toy_type type;
     uint64_t page;
@@ -86,7 +99,8 @@ toy_replay(struct pstore *ps, uint64_t count)
 {
     struct pstore_checkpoint_info info;
     pstore_info(ps, &info);
-    for (uint64_t i = info.scan_lsn; i < count; i++) { /* below map_lsn too, as an old redo LSN makes it */
+    for (uint64_t i = info.scan_lsn; i < count;
+         i++) { /* below map_lsn too, as an old redo LSN makes it */
         const struct toy_record *r = &toy.rec[i];
         bool below = i < info.map_lsn;
         ash_rc rc = pstore_replay_check(ps, r->page, r->entry);
@@ -108,13 +122,16 @@ toy_replay(struct pstore *ps, uint64_t count)
 
 /* Writes new versions of pages, in one call, and installs them. */
 __attribute__((unused)) static ash_rc
-pages_write(struct pstore *ps, const uint64_t *page, const uint8_t *class, const uint64_t *version, unsigned count)
+pages_write(struct pstore *ps, const uint64_t *page, const uint8_t *class, const uint64_t *version,
+            unsigned count)
 {
     struct pstore_write w[16];
     ck_assert_uint_le(count, 16);
     for (unsigned i = 0; i < count; i++) {
-        w[i] = (struct pstore_write){ .page = page[i], .page_class = class[i],
-                                      .image = mem_aligned(MEM_TEST, IO_ALIGN, PAGE_CLASS_SIZE(class[i])) };
+        w[i] = (struct pstore_write){ .page = page[i],
+                                      .page_class = class[i],
+                                      .image = mem_aligned(MEM_TEST, IO_ALIGN,
+                                                           PAGE_CLASS_SIZE(class[i])) };
         image_make(w[i].image, page[i], class[i], version[i], 0);
     }
     ash_rc rc = pstore_write(ps, w, count, toy.durable, IO_CLASS_PAGE_WRITER);

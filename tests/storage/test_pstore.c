@@ -2,9 +2,9 @@
  *
  * test_pstore.c - the page store without crashes: places, ids, superblocks, damage, full disks.
  */
-#include "tests/storage/pstore_env.h"
-
 #include <inttypes.h>
+
+#include "tests/storage/pstore_env.h"
 
 static struct pstore *
 store_create(struct env *e)
@@ -105,7 +105,8 @@ body_batches(struct env *e)
     pstore_stats(ps, &before);
     ck_ok(pages_write(ps, page, class, version, 16));
     pstore_stats(ps, &after);
-    ck_assert_uint_eq(after.write_ios - before.write_ios, 1); /* one zone takes all 16 side by side */
+    ck_assert_uint_eq(after.write_ios - before.write_ios,
+                      1); /* one zone takes all 16 side by side */
     ck_assert_uint_eq(after.write_bytes - before.write_bytes, 16u * 4096);
     ck_assert_uint_eq(after.pages, 16);
     pstore_close(ps);
@@ -201,7 +202,10 @@ END_TEST
 static void
 body_reuse(struct env *e)
 {
-    enum { PAGES = 256, ROUNDS = 3000 };
+    enum {
+        PAGES = 256,
+        ROUNDS = 3000
+    };
     struct pstore *ps = store_create(e);
     static uint64_t page[PAGES], version[PAGES];
     struct pstore_stats s;
@@ -238,7 +242,8 @@ body_reuse(struct env *e)
     }
     pstore_stats(ps, &s);
     uint64_t live = (PAGES + PAGES / 16 * 3) * 4096u;
-    ck_assert_msg(s.file_bytes <= live * 2 + 8 * TEST_ZONE, "file %" PRIu64 " for %" PRIu64 " live bytes", s.file_bytes, live);
+    ck_assert_msg(s.file_bytes <= live * 2 + 8 * TEST_ZONE,
+                  "file %" PRIu64 " for %" PRIu64 " live bytes", s.file_bytes, live);
     ck_assert_uint_eq(s.leaked_bytes, 0);
     ck_assert_uint_le(s.live_bytes - s.waiting_bytes, live + SUPER_AREA + 3 * 4096);
     ck_assert_uint_eq(verify(ps), 0);
@@ -323,7 +328,7 @@ body_full(struct env *e)
     }
     ck_rc(rc, ASH_NO_SPACE);
     ck_assert_uint_gt(count, 50);
-    ck_ok(ps_checkpoint(ps, 0)); /* and it left some for this */
+    ck_ok(ps_checkpoint(ps, 0));          /* and it left some for this */
     while (rc == ASH_OK || count < 200) { /* past the gate, to the end */
         uint64_t p = page_new(ps);
         rc = page_write(ps, p, 0, 5000 + count);
@@ -433,14 +438,15 @@ START_TEST(a_flipped_bit_in_any_superblock_loses_nothing)
     uint64_t newest = open_info.checkpoint_lsn;
     random_init(&r, test_seed(11));
     for (unsigned i = 0; i < 400; i++) {
-        uint64_t offset = (i % 4) * SUPER_STRIDE + (i < 200 ? random_below(&r, 128) : random_below(&r, 4096));
+        uint64_t offset =
+            (i % 4) * SUPER_STRIDE + (i < 200 ? random_below(&r, 128) : random_below(&r, 4096));
         unsigned bit = (unsigned)random_below(&r, 8);
         flip(offset, bit);
         ck_ok(try_open());
         ck_assert_uint_eq(open_info.checkpoint_lsn, newest);
         ck_assert_uint_eq(found_count, 0);
         bool current = i % 4 / 2 == 6 % 2; /* version 6: creation and five checkpoints */
-        if (!current) /* open has written the other one anew from its twin */
+        if (!current)                      /* open has written the other one anew from its twin */
             flip(offset, bit);
     }
     sim_disk_destroy(disk);
@@ -500,8 +506,8 @@ START_TEST(a_flipped_bit_in_map_or_page_is_found)
         flip(offset, bit);
     }
     ck_ok(try_open());
-    ck_assert_uint_gt(hits, 100);    /* six units of live pages in sixteen */
-    ck_assert_uint_gt(refused, 20);  /* two of the map */
+    ck_assert_uint_gt(hits, 100);   /* six units of live pages in sixteen */
+    ck_assert_uint_gt(refused, 20); /* two of the map */
     sim_disk_destroy(disk);
 }
 END_TEST
@@ -523,7 +529,9 @@ body_lost(struct env *e)
     ck_assert(pstore_locate(ps, page, &old, &class));
     unsigned rounds = 0, missed = 0;
     for (unsigned i = 0; i < 64; i++) {
-        struct sim_fault fault = { .kind = fault_kind, .op = IO_OP_WRITE, .nth = sim_disk_requests(disk, IO_OP_WRITE) + 1,
+        struct sim_fault fault = { .kind = fault_kind,
+                                   .op = IO_OP_WRITE,
+                                   .nth = sim_disk_requests(disk, IO_OP_WRITE) + 1,
                                    .delta = 8192 };
         toy_flush(ps);
         if (rounds > 4)
@@ -632,7 +640,9 @@ START_TEST(map_records_are_checked_and_read_back)
 
     image_make(image, 5, 0, 1, 4242);
     for (unsigned i = 0; i < 3; i++)
-        w[i] = (struct pstore_write){ .page = 5 + i, .image = image, .entry = map_entry_make(SUPER_AREA + i * 4096, 4096, i) };
+        w[i] = (struct pstore_write){ .page = 5 + i,
+                                      .image = image,
+                                      .entry = map_entry_make(SUPER_AREA + i * 4096, 4096, i) };
     uint32_t size = pstore_map_record_size(3);
     ck_assert_uint_le(size, sizeof(body));
     pstore_map_record_fill(body, w, 3);
@@ -656,11 +666,13 @@ suite(void)
     Suite *s = suite_create("storage/pstore");
     TCase *c = tcase_create("pstore");
     tcase_set_timeout(c, 120);
-    tcase_add_loop_test(c, pages_of_every_class_survive_reopening, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(c, pages_of_every_class_survive_reopening, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, a_batch_is_one_large_write, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, page_ids_are_reused_and_bounded, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, dead_space_is_written_again, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
-    tcase_add_loop_test(c, a_place_is_not_reused_before_its_release, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(c, a_place_is_not_reused_before_its_release, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
     tcase_add_test(c, a_map_of_several_root_pages_is_read_back);
     tcase_add_test(c, a_full_disk_is_an_error_before_anything_changed);
     tcase_add_test(c, a_flipped_bit_in_any_superblock_loses_nothing);

@@ -2,16 +2,17 @@
  *
  * test_pstore_crash.c - power cuts at every I/O event of the page store's life, with a toy log.
  *
- * Two tasks write, free and allocate pages, a third draws checkpoints.  At each event an image of what a power cut would leave is kept, with
- * how much of the toy log would survive (all that was durable, and perhaps more).  Oracle: after reopening and replaying that much, each page
- * reads back as exactly the version that its last surviving record says.
+ * Two tasks write, free and allocate pages, a third draws checkpoints.  At each event an image of
+ * what a power cut would leave is kept, with how much of the toy log would survive (all that was
+ * durable, and perhaps more).  Oracle: after reopening and replaying that much, each page reads
+ * back as exactly the version that its last surviving record says.
  */
-#include "tests/storage/pstore_env.h"
-
 #include <inttypes.h>
 
-#define PAGES 48u
-#define WRITERS 2u
+#include "tests/storage/pstore_env.h"
+
+#define PAGES      48u
+#define WRITERS    2u
 #define IMAGES_MAX 4096u
 
 static struct sim_disk *disk;
@@ -71,7 +72,9 @@ writer_round(struct writer *w)
             page_drop(w->ps, w->page[at]);
         w->page[at] = 0;
     }
-    if (random_chance(&w->r, 1, 3)) { /* the log is written: it takes a while, then everything appended before is durable */
+    if (random_chance(
+            &w->r, 1,
+            3)) { /* the log is written: it takes a while, then everything appended before is durable */
         uint64_t end = toy.count;
         task_sleep_ns(random_below(&w->r, 300000));
         toy.durable = max_u64(toy.durable, end);
@@ -171,14 +174,17 @@ body_check(struct env *e)
         uint8_t class;
         uint64_t version;
         bool alive = last[page].type == TOY_INIT || last[page].type == TOY_MAP;
-        must(pstore_page_allocated(ps, page) == alive, "seed %" PRIu64 ": page %" PRIu64 " is%s allocated", seed_now, page,
-                      alive ? " not" : "");
-        must(pstore_locate(ps, page, &at, &class) == (last[page].type == TOY_MAP), "seed %" PRIu64 ": place of page %" PRIu64, seed_now, page);
+        must(pstore_page_allocated(ps, page) == alive,
+             "seed %" PRIu64 ": page %" PRIu64 " is%s allocated", seed_now, page,
+             alive ? " not" : "");
+        must(pstore_locate(ps, page, &at, &class) == (last[page].type == TOY_MAP),
+             "seed %" PRIu64 ": place of page %" PRIu64, seed_now, page);
         if (last[page].type != TOY_MAP)
             continue;
         ck_ok(page_read(ps, page, &version));
-        must(version == last[page].version, "seed %" PRIu64 ": page %" PRIu64 " has version %" PRIu64 " instead of %" PRIu64, seed_now,
-                      page, version, last[page].version);
+        must(version == last[page].version,
+             "seed %" PRIu64 ": page %" PRIu64 " has version %" PRIu64 " instead of %" PRIu64,
+             seed_now, page, version, last[page].version);
     }
     problems = 0;
     ck_ok(pstore_verify(ps, on_problem, NULL));
@@ -205,7 +211,8 @@ script_run(uint64_t seed, unsigned chance)
     for (unsigned i = 0; i < image_count; i++) {
         image_now = images[i].disk;
         uint64_t undurable = images[i].appended - images[i].durable;
-        replay_count = images[i].durable + (undurable == 0 ? 0 : random_below(&cut_random, undurable + 1));
+        replay_count =
+            images[i].durable + (undurable == 0 ? 0 : random_below(&cut_random, undurable + 1));
         struct env c = { .kind = IO_BACKEND_SIM, .seed = seed, .disk = image_now };
         ck_ok(env_run(&c, body_check));
         sim_disk_destroy(image_now);
@@ -230,6 +237,88 @@ START_TEST(creation_is_atomic_at_every_event)
 }
 END_TEST
 
+/* ---- The process dies in a checkpoint, the device keeps its cache; later the power fails ---- */
+
+static struct task_runtime *runtime;
+
+static void
+halt(void *arg)
+{
+    (void)arg;
+    task_sim_halt(runtime);
+}
+
+static void
+body_checkpoints(struct env *e)
+{
+    struct pstore_options o = ps_options(e);
+    struct pstore *ps = NULL;
+    ck_ok(pstore_create(&o, &ps));
+    ck_ok(pstore_recovered(ps));
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t page = page_new(ps);
+        ck_ok(page_write(ps, page, 0, i));
+        ck_ok(ps_checkpoint(ps, 0));
+    }
+    pstore_close(ps);
+}
+
+/* Single writes that ask for durability themselves: nothing of this flushes the file. */
+static void
+body_reuse(struct env *e)
+{
+    struct pstore_options o = ps_options(e);
+    struct pstore *ps = NULL;
+    uint64_t page;
+    if (!pstore_exists(e->dir))
+        return;
+    ck_ok(pstore_open(&o, &ps));
+    ck_ok(toy_replay(ps, toy.durable));
+    toy.count = toy.durable;
+    page = page_new(ps);
+    for (unsigned i = 0; i < 60; i++) {
+        ck_ok(page_write(ps, page, 0, 100 + i));
+        toy_flush(ps);
+    }
+    pstore_close(ps);
+}
+
+static ash_rc
+life(uint64_t seed, uint64_t halt_at, void (*fn)(struct env *e))
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = seed, .disk = disk, .fn = fn };
+    struct task_sim_options o = { .seed = seed, .step_max = 1000000 };
+    snprintf(e.path, sizeof(e.path), "db");
+    ck_ok(task_sim_create(&o, &e.rt));
+    runtime = e.rt;
+    sim_disk_cut_at(disk, halt_at, halt, NULL);
+    ash_rc rc = task_sim_run(e.rt, env_body, &e);
+    sim_disk_cut_at(disk, 0, NULL, NULL);
+    task_runtime_destroy(e.rt);
+    return rc;
+}
+
+START_TEST(what_open_built_on_survives_a_later_cut)
+{
+    ash_rc rc = ASH_CANCELLED;
+    for (uint64_t at = 1; rc == ASH_CANCELLED; at++) {
+        seed_now = at;
+        memset(&toy, 0, sizeof(toy));
+        ck_ok(sim_disk_create(9, &disk));
+        rc = life(9, at, body_checkpoints);
+        sim_disk_restart(disk);
+        ck_ok(life(10, 0, body_reuse));
+        replay_count = toy.durable;
+        ck_ok(sim_disk_cut(disk, SIM_CUT_NONE, at, &image_now));
+        struct env c = { .kind = IO_BACKEND_SIM, .seed = at, .disk = image_now };
+        ck_ok(env_run(&c, body_check));
+        sim_disk_destroy(image_now);
+        sim_disk_destroy(disk);
+    }
+    ck_ok(rc);
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -237,6 +326,7 @@ suite(void)
     TCase *c = tcase_create("crash");
     tcase_set_timeout(c, 600);
     tcase_add_test(c, every_cut_leaves_the_last_installed_versions);
+    tcase_add_test(c, what_open_built_on_survives_a_later_cut);
     tcase_add_test(c, creation_is_atomic_at_every_event);
     suite_add_tcase(s, c);
     return s;
