@@ -87,6 +87,17 @@ table_name(uint32_t table, char buf[16])
 
 /* ---- Calls of the scripts ---- */
 
+static void
+first_failure(struct crash_world *w, ash_rc rc)
+{
+    const struct ash_error *e = ash_error_last();
+
+    if (w->failed != ASH_OK)
+        return;
+    w->failed = rc;
+    snprintf(w->failed_text, sizeof(w->failed_text), "%s: %s (%s)", ash_rc_name(rc), e->message, e->where);
+}
+
 bool
 crash__failed(struct crash_actor *a, ash_rc rc)
 {
@@ -95,8 +106,7 @@ crash__failed(struct crash_actor *a, ash_rc rc)
     if (!a->w->faults)
         must(false, "script %s: %s: %s (%s)", a->w->script->name, ash_rc_name(rc),
              ash_error_last()->message, ash_error_last()->where);
-    if (a->w->failed == ASH_OK)
-        a->w->failed = rc;
+    first_failure(a->w, rc);
     return true;
 }
 
@@ -472,9 +482,10 @@ run_script(struct crash_world *w)
 {
     struct crash_actor a;
 
-    w->failed = crash_open(w->rt, w->disk, ASH_OPEN_CREATE, !w->script->background, &w->db);
-    if (w->failed != ASH_OK) {
+    ash_rc rc = crash_open(w->rt, w->disk, ASH_OPEN_CREATE, !w->script->background, &w->db);
+    if (rc != ASH_OK) {
         must(w->faults, "open: %s", ash_error_last()->message);
+        first_failure(w, rc);
         return;
     }
     w->opened = true;
@@ -486,9 +497,9 @@ run_script(struct crash_world *w)
             w->script->fn(&a);
         actor_deinit(&a);
     }
-    ash_rc rc = ash_close(w->db);
-    if (w->failed == ASH_OK)
-        w->failed = rc;
+    rc = ash_close(w->db);
+    if (rc != ASH_OK)
+        first_failure(w, rc);
     must(rc == ASH_OK || w->faults, "close: %s", ash_error_last()->message);
 }
 

@@ -55,6 +55,7 @@ struct crash_world {
     struct task_runtime *rt;
     ash_db *db;
     ash_rc failed; /* first error that the script met */
+    char failed_text[600];
     bool opened;   /* the script's database was open */
     uint64_t trace;
 

@@ -130,7 +130,7 @@ run(struct fault_run *f)
         bad(f, "the run hangs (F1)");
     f->failed = w.failed;
     if (w.failed != ASH_OK && !code_fits(f, w.failed)) {
-        fprintf(stderr, "%s:\n", ash_rc_name(w.failed));
+        fprintf(stderr, "%s\n", w.failed_text);
         bad(f, "the code does not fit the cause (F2)");
     }
     check_after(f, &w);
@@ -221,7 +221,7 @@ START_TEST(a_full_disk_loses_nothing)
             if (crash_run(&w) != ASH_OK)
                 bad(&f, "the run hangs on a full disk");
             if (w.failed != ASH_OK && w.failed != ASH_NO_SPACE && w.failed != ASH_POISONED) {
-                fprintf(stderr, "%s:\n", ash_rc_name(w.failed));
+                fprintf(stderr, "%s\n", w.failed_text);
                 bad(&f, "the code does not fit a full disk");
             }
             check_after(&f, &w);
