@@ -519,6 +519,23 @@ fix_rows(const struct btree_cursor *c, struct btree_row *rows, size_t count)
     }
 }
 
+/* The last load of a batch looked behind its last row and found none: back onto that row, so that the other direction goes on
+ * from there, as after single steps.  (Read committed: the row may be gone by now; then the gap it stood in.) */
+static ash_rc
+stand_on(struct btree_cursor *c, bool forward, const struct btree_row *last)
+{
+    const uint8_t *key = c->bytes.data + (uintptr_t)last->key.data;
+    gap_set(&c->at, forward ? GAP_BEFORE : GAP_AFTER, ash_slice(key, last->key.size));
+    ash_rc rc = load(c, &c->at, forward, c->bytes.size);
+    if (rc != ASH_OK || c->count == 0)
+        return rc;
+    struct ash_slice found = row_key(c, &c->rows[forward ? 0 : c->count - 1]);
+    key = c->bytes.data + (uintptr_t)last->key.data; /* the buffer may have moved */
+    if (found.size == last->key.size && (found.size == 0 || memcmp(found.data, key, found.size) == 0))
+        (void)take(c, forward);
+    return ASH_OK;
+}
+
 ash_rc
 btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct btree_row *rows_out, size_t *count_out)
 {
@@ -541,6 +558,11 @@ btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct
         return failed(c, rc);
     if (n == 0)
         return c->loaded ? ran_off(c, forward) : rc;
+    if (rc == ASH_NOT_FOUND && c->count == 0) {
+        rc = stand_on(c, forward, &rows_out[n - 1]);
+        if (rc != ASH_OK)
+            return failed(c, rc);
+    }
     fix_rows(c, rows_out, n);
     *count_out = n;
     return ASH_OK;

@@ -170,7 +170,7 @@ ASH_MUST_CHECK ash_rc btree__buf_room(struct btree_buf *b, uint32_t more);
 ASH_MUST_CHECK ash_rc btree__purge_leaf(const struct btree *bt, struct buf_page *leaf);
 ash_rc btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo_next);
 unsigned btree__garbage(void *ctx, const struct txn_undo *undo, uint64_t *pages_out, unsigned capacity);
-ash_rc btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count);
+ash_rc btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count, unsigned *freed_out);
 ash_rc btree__purge(void *ctx, uint32_t tree, uint64_t root, uint8_t leaf_class, const uint8_t *key, uint32_t key_size);
 
 #endif

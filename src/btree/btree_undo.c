@@ -190,7 +190,9 @@ btree__garbage(void *ctx, const struct txn_undo *undo, uint64_t *pages_out, unsi
     return count;
 }
 
-/* As many as one record takes. */
+#define FREE_TRIES 8u /* loads of one group of pages; a small cache may not hold them all at once */
+
+/* As many as one record takes.  ASH_WOULD_BLOCK: they do not stay in the cache together; take fewer. */
 static ash_rc
 free_some(const struct btree *bt, const uint64_t *pages, unsigned count)
 {
@@ -203,6 +205,8 @@ free_some(const struct btree *bt, const uint64_t *pages, unsigned count)
         if (rc != ASH_WOULD_BLOCK)
             break;
         rc = buf_fault(bt->env->pool, fault, IO_CLASS_COMPACTION);
+        if (rc == ASH_OK && tries >= count + FREE_TRIES && count > 1)
+            return ASH_WOULD_BLOCK;
         if (rc == ASH_OK)
             rc = btree__restart(bt, &tries);
         if (rc != ASH_OK)
@@ -222,13 +226,21 @@ free_some(const struct btree *bt, const uint64_t *pages, unsigned count)
 }
 
 ash_rc
-btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count)
+btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count, unsigned *freed_out)
 {
     struct btree bt = btree__of(ctx, tree, PAGE_ID_NONE, 0);
     ash_rc rc = ASH_OK;
-    for (unsigned at = 0, n; at < count && rc == ASH_OK; at += n) {
-        n = count - at < BTREE_LARGE_PAGES_MAX ? count - at : BTREE_LARGE_PAGES_MAX;
-        rc = free_some(&bt, pages + at, n);
+    unsigned most = BTREE_LARGE_PAGES_MAX;
+    *freed_out = 0;
+    while (*freed_out < count && rc == ASH_OK) {
+        unsigned n = count - *freed_out < most ? count - *freed_out : most;
+        rc = free_some(&bt, pages + *freed_out, n);
+        if (rc == ASH_OK)
+            *freed_out += n;
+        if (rc != ASH_WOULD_BLOCK)
+            continue;
+        most = (n + 1) / 2;
+        rc = ASH_OK;
     }
     return rc;
 }

@@ -501,6 +501,9 @@ wait_for_frame(struct buf_pool *pool, uint8_t page_class, uint64_t *deadline)
         return rc;
     if (*deadline == 0)
         *deadline = now + FRAME_WAIT_NS;
+    if (atomic_load(&pool->no_space) && now + FRAME_WAIT_NS >= *deadline + NO_SPACE_WAIT_NS)
+        return ash_raise(ASH_NO_SPACE, "No frame for a page of %u bytes: changed pages cannot be written for want of room on the disk; "
+                         "free some and try again", PAGE_CLASS_SIZE(page_class));
     if (now >= *deadline)
         return ash_raise(ASH_NO_MEMORY,
                          "No frame for a page of %u bytes: every page in the cache of %" PRIu64

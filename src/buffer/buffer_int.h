@@ -26,6 +26,7 @@
 #define BATCH_BYTES_MAX (4u << 20)
 #define PREFETCH_MAX 32u              /* reads in flight per call: their requests live on the stack */
 #define WAITQ_MAX 256u
+#define NO_SPACE_WAIT_NS 200000000ull /* the same while the disk is full: ASH_NO_SPACE */
 #define FRAME_WAIT_NS 20000000000ull  /* after this long without a frame: ASH_NO_MEMORY */
 #define PAGE_ID_MAX_DEFAULT (1ull << 32)
 

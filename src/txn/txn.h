@@ -79,7 +79,12 @@ struct txn_ops {
                         uint64_t *pages_out,
                         unsigned capacity);
     /* Frees such pages (one logged mini-transaction or several). */
-    ash_rc (*free_pages)(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count);
+    /* *freed_out: how many of them, from the first, are free now; also set when it fails. */
+    ash_rc (*free_pages)(void *ctx,
+                         uint32_t tree,
+                         const uint64_t *pages,
+                         unsigned count,
+                         unsigned *freed_out);
     /* Removes deleted rows that nobody can see from the leaf of `key`, and merges the leaf when it
      * has become empty enough. */
     ash_rc (*purge)(void *ctx,

@@ -141,8 +141,9 @@ txn_is_garbage(struct txn_sys *sys, uint64_t page)
 static ash_rc
 txn_purge_garbage(struct txn_sys *sys, bool *more_out)
 {
+    struct txn_garbage batch[TXN_PURGE_BATCH];
     uint64_t pages[TXN_PURGE_BATCH];
-    unsigned count = 0;
+    unsigned count = 0, freed = 0;
     uint32_t tree = 0;
     uint64_t horizon = txn_horizon(sys);
 
@@ -153,6 +154,7 @@ txn_purge_garbage(struct txn_sys *sys, bool *more_out)
         bool due = g->lsn < horizon || PLANTED(106);
         if (due && count < TXN_PURGE_BATCH && (count == 0 || g->tree == tree)) {
             tree = g->tree;
+            batch[count] = *g;
             pages[count++] = g->page;
         } else {
             sys->garbage[kept++] = *g;
@@ -162,7 +164,18 @@ txn_purge_garbage(struct txn_sys *sys, bool *more_out)
     txn_pending_count(sys);
     task_mutex_unlock(&sys->pending_mutex);
     *more_out = count != 0;
-    return count == 0 ? ASH_OK : sys->ops.free_pages(sys->ops.ctx, tree, pages, count);
+    if (count == 0)
+        return ASH_OK;
+    ash_rc rc = sys->ops.free_pages(sys->ops.ctx, tree, pages, count, &freed);
+    if (rc == ASH_OK)
+        return ASH_OK;
+    task_mutex_lock(&sys->pending_mutex); /* what is left stays garbage */
+    for (unsigned i = freed; i < count; i++)
+        ash_ignore(txn__garbage_push(&sys->garbage, &sys->garbage_count, &sys->garbage_capacity,
+                                     &batch[i])); /* see txn_add_garbage */
+    txn_pending_count(sys);
+    task_mutex_unlock(&sys->pending_mutex);
+    return rc;
 }
 
 static struct txn_purge_hint *

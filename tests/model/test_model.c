@@ -708,7 +708,7 @@ END_TEST
 START_TEST(threads_are_isolated)
 {
     enum io_backend_kind kind = _i == 0 ? IO_BACKEND_URING : IO_BACKEND_THREADS;
-    struct run run = { .rounds = 3, .ops = (uint32_t)test_scale(1500, 20000), .sessions = 6 };
+    struct run run = { .rounds = 3, .ops = (uint32_t)test_scale(600, 20000), .sessions = 6 };
 
     for (uint64_t seed = test_seed(100), end = seed + test_scale(2, 12); seed < end; seed++)
         model_run(kind, seed, &run);
