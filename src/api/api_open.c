@@ -110,7 +110,11 @@ db_open_storage(ash_db *db, unsigned flags)
                                  .grow_bytes = db->seams.grow_bytes,
                                  .page_id_max = db->seams.page_id_max,
                                  .read_only = db->read_only };
-    if (pstore_exists(db->dir)) { /* or that cannot be said: then opening it tells why */
+    bool exists;
+    rc = pstore_look(db->dir, &exists);
+    if (rc != ASH_OK)
+        return rc;
+    if (exists) {
         if (flags & ASH_OPEN_EXCLUSIVE)
             return ash_raise_obj(ASH_EXISTS, db->path, "\"%s\" holds a database already.", db->path);
         return pstore_open(&ps, &db->pstore);

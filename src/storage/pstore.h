@@ -59,6 +59,7 @@ struct pstore_options {
 ASH_MUST_CHECK ash_rc pstore_create(const struct pstore_options *options, struct pstore **out);
 ASH_MUST_CHECK ash_rc pstore_open(const struct pstore_options *options, struct pstore **out);
 void pstore_close(struct pstore *ps);
+ASH_MUST_CHECK ash_rc pstore_look(struct io_dir *dir, bool *exists_out);
 bool pstore_exists(struct io_dir *dir); /* true also when that cannot be said: pstore_open() will tell why */
 const uint8_t *pstore_uuid(const struct pstore *ps);
 void pstore_info(const struct pstore *ps, struct pstore_checkpoint_info *out);

@@ -183,8 +183,8 @@ super_read(struct pstore *ps, unsigned *twins_out)
 
 /* ---- Create, open, close ---- */
 
-bool
-pstore_exists(struct io_dir *dir)
+ash_rc
+pstore_look(struct io_dir *dir, bool *exists_out)
 {
     struct io_file *f;
     struct err_detail saved;
@@ -192,9 +192,22 @@ pstore_exists(struct io_dir *dir)
     ash_rc rc = io_file_open(dir, PSTORE_FILE, IO_READ_ONLY, &f);
     if (rc == ASH_OK)
         io_file_close(f);
-    else
+    if (rc == ASH_NOT_FOUND)
         err_restore(&saved);
-    return rc != ASH_NOT_FOUND;
+    if (rc == ASH_OK || rc == ASH_NOT_FOUND)
+        *exists_out = rc == ASH_OK;
+    return rc == ASH_NOT_FOUND ? ASH_OK : rc;
+}
+
+bool
+pstore_exists(struct io_dir *dir)
+{
+    bool exists = true;
+    struct err_detail saved;
+    err_save(&saved);
+    if (pstore_look(dir, &exists) != ASH_OK)
+        err_restore(&saved);
+    return exists;
 }
 
 /* Sizes the new file and gives it its first superblock, durably. */

@@ -95,7 +95,8 @@ first_failure(struct crash_world *w, ash_rc rc)
     if (w->failed != ASH_OK)
         return;
     w->failed = rc;
-    snprintf(w->failed_text, sizeof(w->failed_text), "%s: %s (%s)", ash_rc_name(rc), e->message, e->where);
+    snprintf(w->failed_text, sizeof(w->failed_text), "%s: %s (%s)", ash_rc_name(rc), e->message,
+             e->where);
 }
 
 bool

@@ -56,7 +56,7 @@ struct crash_world {
     ash_db *db;
     ash_rc failed; /* first error that the script met */
     char failed_text[600];
-    bool opened;   /* the script's database was open */
+    bool opened; /* the script's database was open */
     uint64_t trace;
 
     struct crash_change *change;
