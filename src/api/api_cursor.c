@@ -8,60 +8,102 @@ static ash_rc
 api_cursor_own_txn(ash_session *s, ash_cursor *c)
 {
     struct txn_begin_options begin = { .isolation = ASH_SNAPSHOT, .durability = s->durability, .read_only = true };
-    ash_rc rc = txn_attach(s->db->txn, &c->txn);
 
-    if (rc != ASH_OK)
-        return rc;
+    if (c->txn == NULL) {
+        ash_rc rc = txn_attach(s->db->txn, &c->txn);
+        if (rc != ASH_OK)
+            return rc;
+    }
     c->own_txn = true;
     return txn_begin(c->txn, &begin);
 }
 
+/* Gives everything back. */
+static void
+api_cursor_destroy(ash_cursor *c)
+{
+    btree_cursor_close(c->cursor);
+    if (c->own_txn)
+        txn_detach(c->txn);
+    mem_free(MEM_API, c);
+}
+
+void
+api__cursor_spare_free(ash_session *s)
+{
+    if (s->spare != NULL)
+        api_cursor_destroy(s->spare);
+    s->spare = NULL;
+}
+
+/* Ends the use of a cursor.  Scans outside of transactions are often short: one cursor per session is kept for the next. */
 static void
 api_cursor_free(ash_cursor *c)
 {
-    btree_cursor_close(c->cursor);
-    if (c->own_txn) {
-        if (c->txn->open)
-            ash_ignore(txn_commit(c->txn, /* wait= */ false, NULL)); /* it has read only */
-        txn_detach(c->txn);
-    }
+    ash_session *s = c->session;
+
+    if (c->own_txn && c->txn->open)
+        ash_ignore(txn_commit(c->txn, /* wait= */ false, NULL)); /* it has read only */
     if (c->table != NULL)
-        catalog_table_close(c->session->db->catalog, c->table);
+        catalog_table_close(s->db->catalog, c->table);
     list_remove(&c->link);
-    mem_free(MEM_API, c);
+    if (!c->own_txn || c->cursor == NULL || s->spare != NULL) {
+        api_cursor_destroy(c);
+        return;
+    }
+    btree_cursor_rest(c->cursor);
+    c->table = NULL;
+    s->spare = c;
+}
+
+/* A cursor for the session's state, with its transaction open. */
+static ash_rc
+api_cursor_new(ash_session *s, ash_cursor **out)
+{
+    ash_cursor *c = s->in_transaction ? NULL : s->spare;
+
+    if (c != NULL) {
+        s->spare = NULL;
+    } else {
+        c = mem_zalloc(MEM_API, sizeof(*c));
+        if (c == NULL)
+            return ASH_NO_MEMORY;
+        list_init(&c->link);
+        c->session = s;
+    }
+    *out = c;
+    if (!s->in_transaction)
+        return api_cursor_own_txn(s, c);
+    c->txn = s->txn;
+    list_push_back(&s->cursors, &c->link);
+    return txn_statement(c->txn, /* write= */ false);
 }
 
 ash_rc
 ash_cursor_open(ash_session *s, ash_table *table, const struct ash_cursor_options *options, ash_cursor **cursor_out)
 {
     static const struct ash_cursor_options everything;
+    ash_cursor *c = NULL;
     ash_rc rc = api_check_db(s->db);
 
     if (rc != ASH_OK)
         return rc;
     if (table->db != s->db)
         return ash_raise(ASH_MISUSE, "The table and the session belong to different databases.");
-    ash_cursor *c = mem_zalloc(MEM_API, sizeof(*c));
-    if (c == NULL)
-        return ASH_NO_MEMORY;
-    list_init(&c->link);
-    c->session = s;
-    c->reverse = options != NULL && options->reverse;
-    if (s->in_transaction) {
-        c->txn = s->txn;
-        list_push_back(&s->cursors, &c->link);
-        rc = txn_statement(c->txn, /* write= */ false);
-    } else {
-        rc = api_cursor_own_txn(s, c);
-    }
+    if (options == NULL)
+        options = &everything;
+    rc = api_cursor_new(s, &c);
     if (rc == ASH_OK)
         rc = api__table_alive(table);
     if (rc == ASH_OK) {
         c->table = catalog_table_ref(s->db->catalog, table->table);
-        rc = btree_cursor_open(&table->table->bt, c->txn, options == NULL ? &everything : options, &c->cursor);
+        c->reverse = options->reverse;
+        rc = c->cursor != NULL ? btree_cursor_reopen(c->cursor, &table->table->bt, c->txn, options)
+                               : btree_cursor_open(&table->table->bt, c->txn, options, &c->cursor);
     }
     if (rc != ASH_OK) {
-        api_cursor_free(c);
+        if (c != NULL)
+            api_cursor_free(c);
         return rc;
     }
     *cursor_out = c;

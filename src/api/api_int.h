@@ -62,6 +62,7 @@ struct ash_session {
     enum ash_durability durability;
     struct catalog_changes changes;
     struct list cursors;          /* of the open transaction */
+    ash_cursor *spare;            /* closed, with a transaction and memory for the next cursor outside of transactions */
     struct btree_buf value;       /* what the last get handed out */
     uint32_t *multi_offsets, *multi_sizes;
     size_t multi_capacity;
@@ -101,6 +102,7 @@ ASH_MUST_CHECK ash_rc api__session_take(ash_db *db, ash_session **out); /* for a
 void api__session_give(ash_session *s);
 /* api_cursor.c */
 void api__cursors_end(ash_session *s);
+void api__cursor_spare_free(ash_session *s);
 /* api_run.c */
 ASH_MUST_CHECK ash_rc api__executors_start(ash_db *db);
 void api__executors_stop(ash_db *db);

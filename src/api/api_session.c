@@ -37,6 +37,7 @@ ash_session_close(ash_session *s)
     if (s->in_transaction)
         ash_ignore(ash_rollback(s)); /* poisoned: the next open undoes it */
     api__cursors_end(s);
+    api__cursor_spare_free(s);
     task_mutex_lock(&s->db->mutex);
     list_remove(&s->link);
     task_mutex_unlock(&s->db->mutex);

@@ -73,6 +73,9 @@ struct btree_cursor; /* btree_int.h */
 struct btree_row { struct ash_slice key, value; };
 /* `from` inclusive, `to` exclusive; data NULL: unbounded.  The cursor reads with t's snapshot (taken at statement begin). */
 ASH_MUST_CHECK ash_rc btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_options *options, struct btree_cursor **out);
+/* One more use of a cursor's memory: rest, then reopen. */
+void btree_cursor_rest(struct btree_cursor *c);
+ASH_MUST_CHECK ash_rc btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t, const struct ash_cursor_options *options);
 void btree_cursor_close(struct btree_cursor *c);
 /* Ascending when forward, whatever the cursor's own direction; rows stay valid until the next call. */
 ASH_MUST_CHECK ash_rc btree_cursor_step(struct btree_cursor *c, bool forward, struct btree_row *row_out);

@@ -3,8 +3,8 @@
  * btree_cursor.c - walking a tree in both directions.
  *
  * A cursor holds no latch and no pin between calls.  It copies the rows of one leaf (at most FILL_BYTES of them) that its transaction sees
- * into memory of its own and remembers which stretch of the key space they stand for.  What is beyond is found by a new descent from the edge
- * of the stretch, so splits and merges in between do not matter.
+ * into memory of its own and remembers which stretch of the key space they stand for.  What is beyond is found from the edge of the stretch:
+ * in the parent's next child when the parent is as it was, else by a new descent.  So splits and merges in between do not matter.
  *
  * A place in the key space is a gap: before or after a key, or at either end.
  *
@@ -18,6 +18,7 @@
 #define FILL_BYTES (64u << 10)   /* rows copied at once: a leaf, or part of a large one */
 #define BATCH_BYTES (4u << 20)   /* what one batch holds at most, unless a single leaf does */
 #define AHEAD_MAX 32u            /* leaves asked for ahead of a scan */
+#define PREFETCH_BYTES 2048u     /* of the next leaf, into the processor's cache; its own prefetcher finds the rest */
 
 enum gap_kind { GAP_START = 0, GAP_BEFORE, GAP_AFTER, GAP_END };
 struct gap {
@@ -43,12 +44,15 @@ struct btree_cursor {
     uint32_t count, capacity;
     int64_t fwd, bwd;         /* I2 */
     struct gap at;            /* where to load when nothing is loaded */
-    struct buf_page leaf;     /* guard of the leaf as it was copied */
+    struct btree_path path;   /* guards of the leaf as it was copied, and of its parent before that */
+    bool whole;               /* its rows were copied to the end in the direction of the run */
     uint64_t written;         /* t->last_lsn then */
     unsigned run, ahead;      /* leaves walked in one direction; of those asked for, how many are still to come */
     bool run_forward;
     uint8_t scratch[BTREE_KEY_LIMIT + 8];
 };
+
+#define KEEP_BYTES (256u << 10) /* a cursor that is used again keeps so much memory for rows */
 
 /* ---- Gaps ---- */
 
@@ -59,6 +63,16 @@ gap_set(struct gap *g, enum gap_kind kind, struct ash_slice key)
     g->size = (uint32_t)key.size;
     if (key.size > 0)
         memcpy(g->key, key.data, key.size);
+}
+
+static void
+gap_copy(struct gap *to, const struct gap *from)
+{
+    if (to == from)
+        return;
+    to->kind = from->kind;
+    to->size = from->size;
+    memcpy(to->key, from->key, from->size);
 }
 
 /* Is the key beyond the gap (above it)? */
@@ -90,12 +104,15 @@ gap_descend_key(const struct gap *g, bool forward, uint8_t scratch[BTREE_KEY_LIM
 
 /* ---- Copying a leaf ---- */
 
-/* What the optimistic pass finds out. */
+/* What a load is to do, and what the optimistic pass finds out. */
 struct copy {
-    uint32_t prefix_size;
+    bool forward;
+    bool beside;      /* the leaf was reached from its neighbour: the stretch begins at its end */
+    bool again;       /* the leaf is the one before */
+    uint32_t want;    /* rows that are asked for: more would be copied in vain */
     bool whole;       /* reached the leaf's end in the direction */
-    struct gap edge;  /* the stretch's far end */
     bool leaf_end;    /* that end has no fence: nothing beyond */
+    struct gap edge;  /* the stretch's far end */
 };
 
 static ash_rc
@@ -129,9 +146,14 @@ copy_row(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice p
         return rc;
     struct cursor_row *r = &c->rows[c->count++];
     uint8_t *p = c->bytes.data + c->bytes.size;
-    btree__opt_copy(p, prefix.data, (uint32_t)prefix.size);
-    btree__opt_copy(p + prefix.size, e.key, e.key_size);
-    btree__opt_copy(p + prefix.size + e.key_size, e.value, e.value_size);
+    if (prefix.size > 0)
+        btree__opt_copy(p, prefix.data, (uint32_t)prefix.size);
+    if (e.value == e.key + e.key_size) { /* as entries are: one copy for both */
+        btree__opt_copy(p + prefix.size, e.key, e.key_size + e.value_size);
+    } else {
+        btree__opt_copy(p + prefix.size, e.key, e.key_size);
+        btree__opt_copy(p + prefix.size + e.key_size, e.value, e.value_size);
+    }
     r->key = c->bytes.size;
     r->key_size = (uint32_t)prefix.size + e.key_size;
     r->value = r->key + r->key_size;
@@ -163,41 +185,42 @@ reverse_rows(struct btree_cursor *c)
     }
 }
 
-/* Copies from `start` in one direction.  Rows above the limit `stop` of that side are left out.  Nothing is believed before validation, but
- * keys that are too long are cut, as the gap has room for valid keys only. */
+/* The first slot to copy going forward, or the one after it going backward. */
+ASH_NO_TSAN static uint32_t
+start_slot(const struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key, const struct copy *how, uint32_t total)
+{
+    bool exact;
+    if (how->beside)
+        return how->forward ? 0 : total;
+    uint32_t slot = btree__lower_bound(leaf->data, leaf->size, key.data, (uint32_t)key.size, &exact);
+    return slot + (!how->forward && exact && c->at.kind == GAP_AFTER);
+}
+
+/* Copies from gap `at` in one direction.  Rows beyond the cursor's ends are left in.  Nothing is believed before validation, but keys that
+ * are too long are cut, as the gap has room for valid keys only. */
 ASH_NO_TSAN static ash_rc
-copy_leaf(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key, const struct gap *start, bool forward, struct copy *out)
+copy_leaf(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key, struct copy *how)
 {
     const struct btree_node *n = btree__cnode(leaf->data);
-    uint32_t limit = (leaf->size - (uint32_t)sizeof(*n)) / (uint32_t)sizeof(struct btree_slot);
-    uint32_t total = *(const volatile uint32_t *)&n->count, flags = *(const volatile uint8_t *)&n->flags, base = c->bytes.size;
+    uint32_t total = btree__opt_count(leaf->data, leaf->size), flags = *(const volatile uint8_t *)&n->flags;
     struct ash_slice prefix = btree__opt_lower(leaf->data, leaf->size);
-    uint32_t prefix_size = *(const volatile uint16_t *)&n->prefix_size;
-    total = total < limit ? total : limit;
+    uint32_t prefix_size = *(const volatile uint16_t *)&n->prefix_size, base = c->bytes.size;
+    bool forward = how->forward, full = false;
     prefix.size = prefix_size < prefix.size ? prefix_size : prefix.size;
-    bool exact, full = false;
-    uint32_t slot = btree__lower_bound(leaf->data, leaf->size, key.data, (uint32_t)key.size, &exact);
-    if (!forward && exact && start->kind == GAP_AFTER)
-        slot++;
-    ash_rc rc = ASH_OK;
-    if (forward) {
-        for (; slot < total && !full && rc == ASH_OK; slot++) {
-            rc = copy_row(c, leaf, prefix, slot);
-            full = c->bytes.size - base >= FILL_BYTES;
-        }
-        out->whole = slot >= total;
-    } else {
-        for (; slot > 0 && !full && rc == ASH_OK; slot--) {
-            rc = copy_row(c, leaf, prefix, slot - 1);
-            full = c->bytes.size - base >= FILL_BYTES;
-        }
-        out->whole = slot == 0;
+    uint32_t slot = start_slot(c, leaf, key, how, total);
+    slot = slot < total ? slot : total;
+    ash_rc rc = btree__buf_room(&c->bytes, leaf->size < FILL_BYTES ? leaf->size : FILL_BYTES); /* not by doubling from row to row */
+    while ((forward ? slot < total : slot > 0) && !full && rc == ASH_OK) {
+        rc = copy_row(c, leaf, prefix, forward ? slot : slot - 1);
+        slot = forward ? slot + 1 : slot - 1;
+        full = c->count >= how->want || c->bytes.size - base >= FILL_BYTES;
     }
+    how->whole = forward ? slot >= total : slot == 0;
+    how->leaf_end = (flags & (forward ? BTREE_NODE_UPPER_INFINITE : BTREE_NODE_LOWER_INFINITE)) != 0;
     struct ash_slice fence = forward ? btree__opt_upper(leaf->data, leaf->size) : btree__opt_lower(leaf->data, leaf->size);
-    out->leaf_end = (flags & (forward ? BTREE_NODE_UPPER_INFINITE : BTREE_NODE_LOWER_INFINITE)) != 0;
-    out->edge.kind = GAP_AFTER; /* of the fence: the lower one is exclusive, the upper inclusive */
-    out->edge.size = (uint32_t)fence.size;
-    btree__opt_copy(out->edge.key, fence.data, (uint32_t)fence.size);
+    how->edge.kind = GAP_AFTER; /* of the fence: the lower one is exclusive, the upper inclusive */
+    how->edge.size = (uint32_t)fence.size;
+    btree__opt_copy(how->edge.key, fence.data, (uint32_t)fence.size);
     return rc;
 }
 
@@ -231,22 +254,35 @@ settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
     return rc;
 }
 
-/* After validation: cut at the cursor's ends, settle versions. */
+/* Leaves out rows beyond the cursor's ends: ascending rows, so they are the first and the last ones. */
+static void
+cut_at_ends(struct btree_cursor *c, uint32_t *first_out, uint32_t *end_out)
+{
+    uint32_t first = 0, end = c->count;
+    if (c->has_from)
+        while (first < end && !above(row_key(c, &c->rows[first]), &c->from))
+            first++;
+    if (c->has_to)
+        while (first < end && above(row_key(c, &c->rows[end - 1]), &c->to))
+            end--;
+    *first_out = first;
+    *end_out = end;
+}
+
+/* After validation, rows ascending: cut at the cursor's ends, settle versions. */
 static ash_rc
 settle(struct btree_cursor *c)
 {
-    uint32_t to = 0;
-    for (uint32_t i = 0; i < c->count; i++) {
-        struct cursor_row *r = &c->rows[i];
-        struct ash_slice key = row_key(c, r);
+    uint32_t to = 0, first, end;
+    cut_at_ends(c, &first, &end);
+    for (uint32_t i = first; i < end; i++) {
         bool keep;
-        if (!above(key, &c->from) || above(key, &c->to))
-            continue;
-        ash_rc rc = settle_row(c, r, &keep);
+        ash_rc rc = settle_row(c, &c->rows[i], &keep);
         if (rc != ASH_OK)
             return rc;
-        if (keep)
-            c->rows[to++] = *r;
+        if (keep && to != i)
+            c->rows[to] = c->rows[i];
+        to += keep;
     }
     c->count = to;
     if (atomic_load_explicit(&c->t->killed, memory_order_acquire))
@@ -258,8 +294,9 @@ settle(struct btree_cursor *c)
 
 /* The page ids of the next leaves, from the parent; fewer at its end.  False when the parent has changed. */
 static unsigned
-next_leaves(const struct btree_cursor *c, const struct btree_path *path, bool forward, unsigned want, uint64_t *pages_out)
+next_leaves(const struct btree_cursor *c, bool forward, unsigned want, uint64_t *pages_out)
 {
+    const struct btree_path *path = &c->path;
     unsigned n = 0;
     uint32_t count = btree__opt_count(path->parent.data, path->parent.size);
     for (unsigned i = 1; i <= want; i++) {
@@ -273,7 +310,7 @@ next_leaves(const struct btree_cursor *c, const struct btree_path *path, bool fo
 
 /* After the second leaf in one direction leaves are asked for together: twice as many each time. */
 static void
-read_ahead(struct btree_cursor *c, const struct btree_path *path, bool forward)
+read_ahead(struct btree_cursor *c, bool forward)
 {
     uint64_t pages[AHEAD_MAX];
     if (c->run_forward != forward)
@@ -285,7 +322,7 @@ read_ahead(struct btree_cursor *c, const struct btree_path *path, bool forward)
         return;
     }
     unsigned want = c->run < AHEAD_MAX ? c->run : AHEAD_MAX;
-    unsigned n = next_leaves(c, path, forward, want, pages);
+    unsigned n = next_leaves(c, forward, want, pages);
     if (n == 0)
         return;
     c->ahead = n;
@@ -295,50 +332,98 @@ read_ahead(struct btree_cursor *c, const struct btree_path *path, bool forward)
 /* ---- Loading ---- */
 
 static void
-cover(struct btree_cursor *c, const struct gap *start, const struct copy *copy, bool forward)
+cover(struct btree_cursor *c, struct copy *how)
 {
-    struct gap far = copy->edge;
-    if (!copy->whole) {
-        struct ash_slice last = row_key(c, &c->rows[c->count - 1]); /* in copying order */
-        gap_set(&far, forward ? GAP_AFTER : GAP_BEFORE, last);
-    } else if (copy->leaf_end) {
-        far.kind = forward ? GAP_END : GAP_START;
-    }
-    c->lower = forward ? *start : far;
-    c->upper = forward ? far : *start;
+    struct gap *near = how->forward ? &c->lower : &c->upper, *far = how->forward ? &c->upper : &c->lower;
+    gap_copy(near, &c->at);
+    if (!how->whole)
+        gap_set(far, how->forward ? GAP_AFTER : GAP_BEFORE, row_key(c, &c->rows[c->count - 1])); /* in copying order */
+    else if (how->leaf_end)
+        far->kind = how->forward ? GAP_END : GAP_START, far->size = 0;
+    else
+        gap_copy(far, &how->edge);
     /* Beyond the cursor's own ends there is nothing to find. */
     if (c->has_to && (c->upper.kind == GAP_END || (c->upper.kind != GAP_START && !above(ash_slice(c->to.key, c->to.size), &c->upper))))
-        c->upper = c->to;
+        gap_copy(&c->upper, &c->to);
     if (c->has_from && (c->lower.kind == GAP_START || (c->lower.kind != GAP_END && above(ash_slice(c->from.key, c->from.size), &c->lower))))
-        c->lower = c->from;
+        gap_copy(&c->lower, &c->from);
 }
 
-/* Copies the stretch on one side of a gap.  Bytes before `base` (rows already handed to a batch) stay. */
-static ash_rc
-load(struct btree_cursor *c, const struct gap *start_at, bool forward, uint32_t base)
+/* Has the lines of the leaf after the next come into the cache while this one is copied. */
+ASH_NO_TSAN static void
+prefetch_beyond(const struct btree_cursor *c, bool forward)
 {
-    struct gap start = *start_at;
+    const struct btree_path *p = &c->path;
+    struct buf_page next;
+    uint32_t count = btree__opt_count(p->parent.data, p->parent.size);
+    if (forward ? p->slot >= count : p->slot == 0)
+        return;
+    uint64_t page = BTREE_CHILD_PAGE(btree__opt_child(p->parent.data, p->parent.size, forward ? p->slot + 1 : p->slot - 1));
+    if (buf_opt_peek(c->bt->env->pool, page, &next))
+        for (uint32_t line = 0; line < PREFETCH_BYTES && line < next.size; line += ASH_CACHE_LINE)
+            __builtin_prefetch(next.data + line);
+}
+
+/* Goes on in the same leaf when rows of it are left, else in the neighbour that the parent names.  Right while the parent has not changed
+ * since the leaf was reached: then no leaf below it was split or merged, and fences equal separators.  false: descend. */
+static bool
+step_aside(struct btree_cursor *c, struct copy *how)
+{
+    struct buf_pool *pool = c->bt->env->pool;
+    struct btree_path *p = &c->path;
+    struct buf_page child;
+    if (!c->loaded || c->run_forward != how->forward || !p->has_parent)
+        return false;
+    uint32_t slot = p->slot, count = btree__opt_count(p->parent.data, p->parent.size);
+    if (c->whole && (how->forward ? slot >= count : slot == 0))
+        return false;
+    if (c->whole)
+        slot = how->forward ? slot + 1 : slot - 1;
+    uint64_t word = btree__opt_child(p->parent.data, p->parent.size, slot);
+    if (!buf_opt_valid(pool, &p->parent) || buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child) != ASH_OK)
+        return false;
+    if (!buf_opt_valid(pool, &p->parent) || btree__opt_level(child.data) != 0) /* as in a descent: the child is guarded under its parent's guard */
+        return false;
+    p->node = child;
+    p->slot = slot;
+    how->beside = c->whole;
+    how->again = !c->whole;
+    return true;
+}
+
+/* Copies up to `want` rows of the stretch on one side of gap `at`.  beyond: `at` is the edge of the rows in memory in this direction.
+ * Bytes before `base` (rows already handed to a batch) stay. */
+static ash_rc
+load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t want)
+{
+    struct copy how;
     unsigned tries = 0;
-    c->loaded = false;
+    how.forward = forward;
+    how.want = want;
+    struct ash_slice key = gap_descend_key(&c->at, forward, c->scratch);
     for (;;) {
-        struct btree_path path;
-        struct copy copy;
+        how.beside = how.again = false;
+        if (!beyond || !step_aside(c, &how)) {
+            ash_rc rc = btree__descend(c->bt, key, 0, &c->path);
+            if (rc != ASH_OK)
+                return rc;
+        }
+        c->loaded = beyond = false;
+        if (c->path.has_parent && (c->run > 0 || want > 1))
+            prefetch_beyond(c, forward);
         c->count = 0;
         c->bytes.size = base;
         c->written = c->t->last_lsn;
-        struct ash_slice key = gap_descend_key(&start, forward, c->scratch);
-        ash_rc rc = btree__descend(c->bt, key, 0, &path);
+        ash_rc rc = copy_leaf(c, &c->path.node, key, &how);
         if (rc != ASH_OK)
             return rc;
-        rc = copy_leaf(c, &path.node, key, &start, forward, &copy);
-        if (rc != ASH_OK)
-            return rc;
-        if (buf_opt_valid(c->bt->env->pool, &path.node)) {
-            c->leaf = path.node;
-            cover(c, &start, &copy, forward);
+        if (buf_opt_valid(c->bt->env->pool, &c->path.node)) {
+            c->whole = how.whole;
+            cover(c, &how);
             if (!forward)
                 reverse_rows(c);
-            read_ahead(c, &path, forward);
+            if (!how.again)
+                read_ahead(c, forward);
             break;
         }
         rc = btree__restart(c->bt, &tries);
@@ -371,33 +456,33 @@ standing(const struct btree_cursor *c, bool forward, struct gap *out)
     } else if (c->count > 0) {
         gap_set(out, GAP_AFTER, row_key(c, &c->rows[c->count - 1]));
     } else {
-        *out = forward ? c->lower : c->upper;
+        gap_copy(out, forward ? &c->lower : &c->upper);
     }
 }
 
 /* Loads until there is a row in the direction.  ASH_NOT_FOUND: the cursor's end. */
 static ash_rc
-advance(struct btree_cursor *c, bool forward, uint32_t base)
+advance(struct btree_cursor *c, bool forward, uint32_t base, uint32_t want)
 {
     if (!c->loaded) {
-        ash_rc rc = load(c, &c->at, forward, base);
+        ash_rc rc = load(c, forward, /* beyond= */ false, base, want);
         if (rc != ASH_OK)
             return rc;
     } else if (c->t->last_lsn != c->written) {
         c->written = c->t->last_lsn;
-        if (!buf_opt_valid(c->bt->env->pool, &c->leaf)) { /* I3 */
+        if (!buf_opt_valid(c->bt->env->pool, &c->path.node)) { /* I3 */
             standing(c, forward, &c->at);
-            ash_rc rc = load(c, &c->at, forward, base);
+            ash_rc rc = load(c, forward, /* beyond= */ false, base, want);
             if (rc != ASH_OK)
                 return rc;
         }
     }
     while (forward ? c->fwd >= (int64_t)c->count : c->bwd < 0) {
-        struct gap edge = forward ? c->upper : c->lower;
-        if (same_gap(&edge, forward ? &c->to : &c->from))
+        const struct gap *edge = forward ? &c->upper : &c->lower;
+        if (same_gap(edge, forward ? &c->to : &c->from))
             return ASH_NOT_FOUND;
-        c->at = edge;
-        ash_rc rc = load(c, &edge, forward, base);
+        gap_copy(&c->at, edge);
+        ash_rc rc = load(c, forward, /* beyond= */ true, base, want);
         if (rc != ASH_OK)
             return rc;
     }
@@ -439,7 +524,7 @@ failed(struct btree_cursor *c, ash_rc rc)
 /* ---- Entry points ---- */
 
 ash_rc
-btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_options *options, struct btree_cursor **out)
+btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t, const struct ash_cursor_options *options)
 {
     static const struct ash_cursor_options all;
     if (options == NULL)
@@ -449,10 +534,6 @@ btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_optio
     ash_rc rc = txn_statement(t, /* write= */ false);
     if (rc != ASH_OK)
         return rc;
-    struct btree_cursor *c = mem_alloc(MEM_BTREE, sizeof(*c));
-    if (c == NULL)
-        return ASH_NO_MEMORY;
-    memset(c, 0, offsetof(struct btree_cursor, scratch));
     c->bt = bt;
     c->t = t;
     c->keys_only = options->keys_only;
@@ -460,9 +541,44 @@ btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_optio
     c->has_to = options->to.data != NULL;
     gap_set(&c->from, c->has_from ? GAP_BEFORE : GAP_START, c->has_from ? options->from : ash_slice(NULL, 0));
     gap_set(&c->to, c->has_to ? GAP_BEFORE : GAP_END, c->has_to ? options->to : ash_slice(NULL, 0));
-    c->at = options->reverse ? c->to : c->from;
-    *out = c;
+    gap_copy(&c->at, options->reverse ? &c->to : &c->from);
+    c->loaded = c->whole = c->run_forward = false;
+    c->run = c->ahead = 0;
+    c->count = 0;
+    c->bytes.size = 0;
     return ASH_OK;
+}
+
+ash_rc
+btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_options *options, struct btree_cursor **out)
+{
+    struct btree_cursor *c = mem_alloc(MEM_BTREE, sizeof(*c));
+    if (c == NULL)
+        return ASH_NO_MEMORY;
+    c->bytes = (struct btree_buf){ NULL, 0, 0 };
+    c->rows = NULL;
+    c->capacity = 0;
+    c->written = 0;
+    c->fwd = c->bwd = 0;
+    ash_rc rc = btree_cursor_reopen(c, bt, t, options);
+    if (rc != ASH_OK)
+        mem_free(MEM_BTREE, c);
+    else
+        *out = c;
+    return rc;
+}
+
+void
+btree_cursor_rest(struct btree_cursor *c)
+{
+    c->loaded = false;
+    c->t = NULL;
+    if (c->bytes.capacity > KEEP_BYTES)
+        btree_buf_free(&c->bytes);
+    if (c->capacity * sizeof(*c->rows) > KEEP_BYTES) {
+        MEM_FREE(MEM_BTREE, c->rows);
+        c->capacity = 0;
+    }
 }
 
 void
@@ -485,7 +601,7 @@ row_of(const struct btree_cursor *c, const struct cursor_row *r)
 ash_rc
 btree_cursor_step(struct btree_cursor *c, bool forward, struct btree_row *row_out)
 {
-    ash_rc rc = advance(c, forward, 0);
+    ash_rc rc = advance(c, forward, 0, UINT32_MAX);
     if (rc == ASH_NOT_FOUND && c->loaded)
         return ran_off(c, forward);
     if (rc != ASH_OK)
@@ -501,12 +617,26 @@ btree_cursor_seek(struct btree_cursor *c, struct ash_slice key, bool forward)
         return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is longer than any key (%u bytes)", key.size, (unsigned)BTREE_KEY_MAX);
     gap_set(&c->at, forward ? GAP_BEFORE : GAP_AFTER, key);
     if (!above(key, &c->from))
-        c->at = c->from;
+        gap_copy(&c->at, &c->from);
     else if (above(key, &c->to))
-        c->at = c->to;
+        gap_copy(&c->at, &c->to);
     c->loaded = false;
     c->run = c->ahead = 0;
     return ASH_OK;
+}
+
+/* The last load of a batch looked behind its last row and found none: back onto that row, so that the other direction goes on
+ * from there, as after single steps.  Its bytes are still there. */
+static void
+stand_on(struct btree_cursor *c, const struct cursor_row *last)
+{
+    c->rows[0] = *last;
+    c->count = 1;
+    gap_set(&c->lower, GAP_BEFORE, row_key(c, last));
+    gap_set(&c->upper, GAP_AFTER, row_key(c, last));
+    c->path.has_parent = false; /* it leads elsewhere */
+    c->fwd = 1;
+    c->bwd = -1;
 }
 
 /* Offsets travel in the data pointers until all rows are there: the buffer may move while it grows. */
@@ -519,31 +649,15 @@ fix_rows(const struct btree_cursor *c, struct btree_row *rows, size_t count)
     }
 }
 
-/* The last load of a batch looked behind its last row and found none: back onto that row, so that the other direction goes on
- * from there, as after single steps.  (Read committed: the row may be gone by now; then the gap it stood in.) */
-static ash_rc
-stand_on(struct btree_cursor *c, bool forward, const struct btree_row *last)
-{
-    const uint8_t *key = c->bytes.data + (uintptr_t)last->key.data;
-    gap_set(&c->at, forward ? GAP_BEFORE : GAP_AFTER, ash_slice(key, last->key.size));
-    ash_rc rc = load(c, &c->at, forward, c->bytes.size);
-    if (rc != ASH_OK || c->count == 0)
-        return rc;
-    struct ash_slice found = row_key(c, &c->rows[forward ? 0 : c->count - 1]);
-    key = c->bytes.data + (uintptr_t)last->key.data; /* the buffer may have moved */
-    if (found.size == last->key.size && (found.size == 0 || memcmp(found.data, key, found.size) == 0))
-        (void)take(c, forward);
-    return ASH_OK;
-}
-
 ash_rc
 btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct btree_row *rows_out, size_t *count_out)
 {
     size_t n = 0;
     ash_rc rc = ASH_OK;
     uint32_t base = 0;
+    struct cursor_row last = { 0 };
     while (n < capacity && (n == 0 || base < BATCH_BYTES)) {
-        rc = advance(c, forward, base);
+        rc = advance(c, forward, base, (uint32_t)(capacity - n < UINT32_MAX ? capacity - n : UINT32_MAX));
         if (rc != ASH_OK)
             break;
         base = c->bytes.size; /* what is handed out stays while the next leaf is loaded behind it */
@@ -551,6 +665,7 @@ btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct
             const struct cursor_row *r = take(c, forward);
             rows_out[n].key = ash_slice((void *)(uintptr_t)r->key, r->key_size);
             rows_out[n].value = ash_slice((void *)(uintptr_t)r->value, c->keys_only ? 0 : r->value_size);
+            last = *r;
             n++;
         }
     }
@@ -558,11 +673,8 @@ btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct
         return failed(c, rc);
     if (n == 0)
         return c->loaded ? ran_off(c, forward) : rc;
-    if (rc == ASH_NOT_FOUND && c->count == 0) {
-        rc = stand_on(c, forward, &rows_out[n - 1]);
-        if (rc != ASH_OK)
-            return failed(c, rc);
-    }
+    if (c->fwd - c->bwd != 2)
+        stand_on(c, &last);
     fix_rows(c, rows_out, n);
     *count_out = n;
     return ASH_OK;

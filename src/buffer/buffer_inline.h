@@ -102,6 +102,20 @@ buf_opt_begin(struct buf_pool *pool, uint64_t page, struct buf_page *out)
     return ASH_OK;
 }
 
+/* Where a page is, if it is resident: for hints to the processor only, as nothing keeps it there.  Does not make it hotter. */
+static inline bool
+buf_opt_peek(struct buf_pool *pool, uint64_t page, struct buf_page *out)
+{
+    const struct buf_fast *f = buf_fast(pool);
+    if (page >= f->page_max)
+        return false;
+    uint64_t word = atomic_load_explicit(&f->words[page], memory_order_relaxed);
+    if (word < BUF_READABLE)
+        return false;
+    buf_page_set(f, page, word, out);
+    return true;
+}
+
 static inline bool
 buf_opt_valid(struct buf_pool *pool, const struct buf_page *p)
 {
