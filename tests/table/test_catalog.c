@@ -634,7 +634,7 @@ all_at_once(struct fix *f)
 
     for (unsigned i = 0; i < WORKERS; i++) {
         w[i].f = f;
-        random_seed(&w[i].random, f->e->seed * WORKERS + i);
+        random_init(&w[i].random, f->e->seed * WORKERS + i);
         must_ok(task_spawn(f->e->rt, "worker", worker_main, &w[i], &w[i].task));
     }
     for (unsigned i = 0; i < WORKERS; i++)
