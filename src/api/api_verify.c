@@ -91,10 +91,10 @@ api_page_is_waste(struct api_verify *v, uint64_t page)
     if (txn_is_garbage(v->db->txn, page))
         return true;
     if (buf_latch_s(v->db->pool, page, &p) != ASH_OK)
-        return false;
+        return !pstore_page_allocated(v->db->pstore, page); /* freed meanwhile */
     uint32_t tree = ((const struct page_head *)(const void *)p.data)->tree;
     buf_unlatch_s(v->db->pool, &p);
-    return catalog_tree_dropped(v->db->catalog, tree);
+    return catalog_tree_dropped(v->db->catalog, tree) || !pstore_page_allocated(v->db->pstore, page);
 }
 
 static ash_rc

@@ -97,25 +97,50 @@ empty_edit(struct btree_edit *e, uint8_t level, uint64_t right)
     return rc;
 }
 
-ash_rc
-btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t *root_out)
+static ash_rc
+reserve_frames(struct btree_env *env, uint8_t leaf_class)
 {
     ash_rc rc = buf_reserve(env->pool, BTREE_INNER_CLASS, 1);
-    if (rc == ASH_OK)
-        rc = buf_reserve(env->pool, leaf_class, 1);
-    return rc == ASH_OK ? btree__create_at(env, tree, leaf_class, NULL, root_out) : rc;
+
+    return rc == ASH_OK ? buf_reserve(env->pool, leaf_class, 1) : rc;
 }
 
 ash_rc
-btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t *root_out)
+btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t *root_out)
+{
+    ash_rc rc = reserve_frames(env, leaf_class);
+
+    return rc == ASH_OK ? btree__create_at(env, tree, leaf_class, NULL, PAGE_ID_NONE, root_out) : rc;
+}
+
+ash_rc
+btree_create_noted(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t root)
+{
+    ash_rc rc = reserve_frames(env, leaf_class);
+
+    if (rc == ASH_OK)
+        return btree__create_at(env, tree, leaf_class, NULL, root, &root);
+    pstore_page_unalloc(env->pstore, root);
+    return rc;
+}
+
+/* `reserved`: the root's id, or PAGE_ID_NONE for any.  It is free again after a failure. */
+
+ash_rc
+btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t reserved,
+                 uint64_t *root_out)
 {
     struct buf_page root, leaf;
     struct btree_edit root_edit = { .data = NULL }, leaf_edit = { .data = NULL };
     struct btree_mtr bm;
     uint8_t word[8];
-    ash_rc rc = buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root); /* the lowest id first */
-    if (rc != ASH_OK)
+    ash_rc rc = reserved == PAGE_ID_NONE ? buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root) /* the lowest id first */
+                                         : buf_new_at(env->pool, reserved, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root);
+    if (rc != ASH_OK) {
+        if (reserved != PAGE_ID_NONE)
+            pstore_page_unalloc(env->pstore, reserved);
         return rc;
+    }
     rc = buf_new(env->pool, PAGE_TYPE_BTREE_LEAF, leaf_class, tree, &leaf);
     if (rc != ASH_OK)
         goto out_root;

@@ -47,6 +47,9 @@ struct btree {
 
 /* Makes an empty tree: one logged mini-transaction of its own (redo-only). */
 ASH_MUST_CHECK ash_rc btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t *root_out);
+/* The same with a root id from pstore_page_alloc(), which the caller has noted in the log before: a crash finds no page without an owner.
+ * After a failure the id is free. */
+ASH_MUST_CHECK ash_rc btree_create_noted(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t root);
 void btree_init(struct btree *bt, struct btree_env *env, uint32_t tree, uint64_t root, uint8_t leaf_class);
 /* Frees every page of the tree, children listed in inner pages first, without reading leaves that hold no large values. Restartable after a
  * crash: call again with the same root.  Nobody may use the tree any more.  Parks. */

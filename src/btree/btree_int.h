@@ -51,7 +51,7 @@ struct btree btree__of(struct btree_env *env, uint32_t tree, uint64_t root, uint
 uint32_t btree__inline_max(uint8_t leaf_class);
 
 /* Makes an empty tree.  noted_in: a latched root whose `loading` names it from the same record on, or NULL. */
-ASH_MUST_CHECK ash_rc btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t *root_out);
+ASH_MUST_CHECK ash_rc btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t reserved, uint64_t *root_out);
 /* btree_destroy() without what `loading` names.  noted_in: the root whose `loading` is cleared by the last record, or PAGE_ID_NONE. */
 ASH_MUST_CHECK ash_rc btree__destroy_pages(struct btree_env *env, uint32_t tree, uint64_t root, uint64_t noted_in);
 /* From now on leaves may hold large values. */

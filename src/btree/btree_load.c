@@ -92,7 +92,7 @@ begin(struct loader *l)
     if (rc == ASH_OK) {
         uint64_t page;
         buf_unlatch_x(bt->env->pool, &leaf);
-        rc = btree__create_at(bt->env, bt->tree, bt->leaf_class, &root, &page);
+        rc = btree__create_at(bt->env, bt->tree, bt->leaf_class, &root, PAGE_ID_NONE, &page);
         if (rc == ASH_OK)
             btree_init(&l->into, bt->env, bt->tree, page, bt->leaf_class);
     }

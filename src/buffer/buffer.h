@@ -95,7 +95,9 @@ void buf_unlatch_x(struct buf_pool *pool, struct buf_page *p);
 /* A new page, exclusively latched, zeroed but for its header (type, class, id, tree).  The caller logs PAGE_INIT in the same mini-transaction.
  * ASH_NO_MEMORY when every frame is latched or dirty for too long. Parks (may evict). Hold no latch, or only those of R3's list. */
 ASH_MUST_CHECK ash_rc buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out);
-/* Drops a page from buf_new() that was not logged. */
+/* The same for an id from pstore_page_alloc(); after a failure the id is still the caller's. */
+ASH_MUST_CHECK ash_rc buf_new_at(struct buf_pool *pool, uint64_t page, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out);
+/* Drops a page from buf_new() or buf_new_at() that was not logged; its id is free. */
 void buf_new_cancel(struct buf_pool *pool, struct buf_page *p);
 /* Makes sure `count` frames of a class are free before latches are taken, so that buf_new() under latches does not wait.  Parks. */
 ASH_MUST_CHECK ash_rc buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count);

@@ -182,6 +182,23 @@ page_begin(struct buf_pool *pool, uint64_t page, uint32_t frame, uint8_t type, u
     buf__held(pool, 1);
 }
 
+/* Makes `page` a new page in `frame`. */
+static ash_rc
+new_in_frame(struct buf_pool *pool, uint64_t page, uint32_t frame, enum page_type type, uint32_t tree, struct buf_page *out)
+{
+    if (page >= pool->fast.page_max)
+        return ash_raise(ASH_NO_SPACE, "All %" PRIu64 " page ids are in use; larger pages or another database make room", pool->fast.page_max);
+    /* The id may have been in use before: its last holder is about to leave (buf_free), or somebody with an old reference
+     * is about to find that the page does not exist. */
+    while (!buf__claim_absent(pool, page)) {
+        bool resident = buf__wait_settled(pool, page);
+        ash_assert(!resident); /* an id in use was given out */
+    }
+    page_begin(pool, page, frame, (uint8_t)type, tree, out);
+    buf__queue_new(pool, frame, page);
+    return ASH_OK;
+}
+
 ash_rc
 buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out)
 {
@@ -193,23 +210,28 @@ buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t
     if (rc != ASH_OK)
         return rc;
     rc = pstore_page_alloc(pool->pstore, &page);
-    if (rc == ASH_OK && page >= pool->fast.page_max) {
-        pstore_page_unalloc(pool->pstore, page);
-        rc = ash_raise(ASH_NO_SPACE, "All %" PRIu64 " page ids are in use; larger pages or another database make room", pool->fast.page_max);
+    if (rc == ASH_OK) {
+        rc = new_in_frame(pool, page, frame, type, tree, out);
+        if (rc != ASH_OK)
+            pstore_page_unalloc(pool->pstore, page);
     }
-    if (rc != ASH_OK) {
+    if (rc != ASH_OK)
         buf__frame_free(pool, frame);
+    return rc;
+}
+
+ash_rc
+buf_new_at(struct buf_pool *pool, uint64_t page, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out)
+{
+    uint32_t frame;
+    ash_rc rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame);
+
+    if (rc != ASH_OK)
         return rc;
-    }
-    /* The id may have been in use before: its last holder is about to leave (buf_free), or somebody with an old reference
-     * is about to find that the page does not exist. */
-    while (!buf__claim_absent(pool, page)) {
-        bool resident = buf__wait_settled(pool, page);
-        ash_assert(!resident); /* an id in use was given out */
-    }
-    page_begin(pool, page, frame, (uint8_t)type, tree, out);
-    buf__queue_new(pool, frame, page);
-    return ASH_OK;
+    rc = new_in_frame(pool, page, frame, type, tree, out);
+    if (rc != ASH_OK)
+        buf__frame_free(pool, frame);
+    return rc;
 }
 
 /* Takes an exclusively latched page out of the pool and releases the latch. */

@@ -8,8 +8,8 @@
  *   "\0drop" tree (be32)     a tree that belongs to no table: its pages are to be freed
  *
  * Rules:
- *   R1  Create: a transaction of its own makes the tree and its "\0drop" row; the user's
- *       transaction then deletes that row and inserts the name.  Drop: the user's transaction
+ *   R1  Create: a transaction of its own inserts a "\0drop" row with the tree's id and root, the tree is
+ *       made, and the user's transaction deletes that row and inserts the name.  Drop: the user's transaction
  *       deletes the name and inserts the "\0drop" row.  So at every moment, after every rollback
  *       and crash, a tree is owned by exactly one row, and what "\0drop" owns is reaped.
  *   R2  A dropped tree is reaped only when the horizon has passed an LSN read after its table was
@@ -64,7 +64,7 @@ ASH_MUST_CHECK ash_rc catalog_table_open(struct catalog *c,
                                          struct table **out);
 struct table *catalog_table_ref(struct catalog *c, struct table *table); /* one more user */
 void catalog_table_close(struct catalog *c, struct table *table);
-bool catalog_tree_dropped(struct catalog *c, uint32_t tree); /* it waits to be reaped */
+bool catalog_tree_dropped(struct catalog *c, uint32_t tree); /* it waits to be reaped, or is being */
 ASH_MUST_CHECK ash_rc catalog_table_list(struct catalog *c,
                                          struct txn *t,
                                          ash_table_list_fn fn,

@@ -49,8 +49,7 @@ catalog__drop_key(uint32_t tree, uint8_t key[CATALOG_DROP_KEY])
 
 /* A transaction of the catalog's own, for `fn`. */
 ash_rc
-catalog__run(struct catalog *c,
-             ash_rc (*fn)(struct catalog *c, struct txn *t, void *arg),
+catalog__run(struct catalog *c, ash_rc (*fn)(struct catalog *c, struct txn *t, void *arg),
              void *arg)
 {
     struct txn_begin_options options = { .isolation = ASH_SNAPSHOT,
@@ -97,40 +96,51 @@ catalog_next_tree(struct catalog *c, struct txn *t, uint32_t *tree_out)
     btree_buf_free(&buf);
     if (rc != ASH_OK)
         return rc;
-    put_le32(value, tree + 1);
+    put_le32(value, tree + !PLANTED(146));
     *tree_out = tree;
     return btree_write(&c->bt, t, BTREE_PUT, key, ash_slice(value, sizeof(value)));
 }
 
-/* R1: the new tree belongs to its "\0drop" row first. */
+/* R1: the "\0drop" row of a tree that is about to be made. */
 static ash_rc
-catalog_make_tree(struct catalog *c, struct txn *t, void *arg)
+catalog_note_tree(struct catalog *c, struct txn *t, void *arg)
 {
     struct table_row *row = arg;
     uint8_t key[CATALOG_DROP_KEY];
-    uint8_t leaf_class = (uint8_t)log2_floor(row->page_size / PAGE_SIZE_MIN);
     ash_rc rc = catalog_next_tree(c, t, &row->tree);
 
     if (rc != ASH_OK)
         return rc;
-    rc = btree_create(c->env, row->tree, leaf_class, &row->root);
+    if (PLANTED(140)) /* the tree before its owner is committed */
+        ash_ignore(btree_create_noted(c->env, row->tree, 0, row->root));
+    return btree_write(&c->bt, t, BTREE_INSERT, catalog__drop_key(row->tree, key),
+                       ash_slice(row, sizeof(*row)));
+}
+
+/* Fills tree and root.  The row that owns the tree is committed before the tree's first record: whatever part of the log a crash
+ * leaves, no page is without an owner.  A row without a tree is reaped like any other. */
+static ash_rc
+catalog_make_tree(struct catalog *c, struct table_row *row)
+{
+    uint8_t leaf_class = (uint8_t)log2_floor(row->page_size / PAGE_SIZE_MIN);
+    ash_rc rc = pstore_page_alloc(c->env->pstore, &row->root);
+
     if (rc != ASH_OK)
         return rc;
-    rc = btree_write(&c->bt, t, BTREE_INSERT, catalog__drop_key(row->tree, key),
-                     ash_slice(row, sizeof(*row)));
+    rc = catalog__run(c, catalog_note_tree, row);
     if (rc != ASH_OK) {
-        struct err_detail why;
-        err_save(&why);
-        ash_ignore(btree_destroy(c->env, row->tree, row->root));
-        err_restore(&why);
+        pstore_page_unalloc(c->env->pstore, row->root);
+        return rc;
     }
+    if (!PLANTED(140))
+        rc = btree_create_noted(c->env, row->tree, leaf_class, row->root);
+    if (rc != ASH_OK)
+        catalog__reap_later(c, row);
     return rc;
 }
 
 static ash_rc
-catalog_note_change(struct catalog_changes *changes,
-                    struct txn *t,
-                    const struct table_row *row,
+catalog_note_change(struct catalog_changes *changes, struct txn *t, const struct table_row *row,
                     bool create)
 {
     struct catalog_change *change = mem_zalloc(MEM_TABLE, sizeof(*change));
@@ -169,11 +179,8 @@ catalog_undo_statement(struct txn *t, uint64_t savepoint, ash_rc rc)
 }
 
 ash_rc
-catalog_table_create(struct catalog *c,
-                     struct txn *t,
-                     struct catalog_changes *changes,
-                     const char *name,
-                     const struct ash_table_options *options)
+catalog_table_create(struct catalog *c, struct txn *t, struct catalog_changes *changes,
+                     const char *name, const struct ash_table_options *options)
 {
     struct table_row row = { .version = TABLE_ROW_VERSION,
                              .page_size = options->page_size,
@@ -197,7 +204,7 @@ catalog_table_create(struct catalog *c,
     if (rc != ASH_NOT_FOUND)
         return rc;
     task_mutex_lock(&c->create_mutex); /* no reaper between the two transactions of R1 */
-    rc = catalog__run(c, catalog_make_tree, &row);
+    rc = catalog_make_tree(c, &row);
     if (rc != ASH_OK)
         goto out;
     uint64_t savepoint = txn_savepoint(t);
@@ -209,7 +216,9 @@ catalog_table_create(struct catalog *c,
     /* The row was committed after t's snapshot, by t's own doing: no conflict. */
     bool autocommit = t->autocommit;
     t->autocommit = true;
-    rc = btree_write(&c->bt, t, BTREE_DELETE, catalog__drop_key(row.tree, key), ash_slice(NULL, 0));
+    rc = PLANTED(147) ? ASH_OK
+                      : btree_write(&c->bt, t, BTREE_DELETE, catalog__drop_key(row.tree, key),
+                                    ash_slice(NULL, 0));
     t->autocommit = autocommit;
     if (rc == ASH_OK)
         rc = btree_write(&c->bt, t, BTREE_INSERT, ash_slice(name, strlen(name)),
@@ -246,9 +255,7 @@ catalog_find(struct catalog *c, struct txn *t, const char *name, struct table_ro
 }
 
 ash_rc
-catalog_table_drop(struct catalog *c,
-                   struct txn *t,
-                   struct catalog_changes *changes,
+catalog_table_drop(struct catalog *c, struct txn *t, struct catalog_changes *changes,
                    const char *name)
 {
     struct table_row row;
@@ -424,7 +431,8 @@ catalog_committed(struct catalog *c, struct catalog_changes *changes)
     while (changes->head != NULL) {
         struct catalog_change *change = changes->head;
         if (!change->create) {
-            catalog_mark_dropped(c, change->row.tree);
+            if (!PLANTED(143))
+                catalog_mark_dropped(c, change->row.tree);
             catalog__reap_later(c, &change->row);
         }
         catalog_forget_change(changes);
@@ -434,11 +442,12 @@ catalog_committed(struct catalog *c, struct catalog_changes *changes)
 void
 catalog_rolled_back(struct catalog *c, struct catalog_changes *changes, uint64_t savepoint)
 {
-    while (changes->head != NULL && changes->head->savepoint >= savepoint) {
+    while (changes->head != NULL && (changes->head->savepoint >= savepoint || PLANTED(145))) {
         struct catalog_change *change = changes->head;
         if (change->create) {
             catalog_mark_dropped(c, change->row.tree);
-            catalog__reap_later(c, &change->row);
+            if (!PLANTED(142))
+                catalog__reap_later(c, &change->row);
         }
         catalog_forget_change(changes);
     }

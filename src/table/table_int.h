@@ -39,6 +39,7 @@ struct catalog {
     struct task_mutex mutex; /* tables, reap list */
     struct list tables;
     struct catalog_reap *reap;
+    uint32_t reaping; /* the tree that the reaper frees now, 0: none */
     struct task *reaper;
     _Atomic bool stopping;
     _Atomic uint32_t reap_count;

@@ -45,11 +45,12 @@ catalog_reap_due(struct catalog *c)
 
     task_mutex_lock(&c->mutex);
     struct catalog_reap **at = &c->reap;
-    while (*at != NULL && (*at)->after > horizon)
+    while (*at != NULL && (*at)->after > horizon && !PLANTED(141))
         at = &(*at)->next;
     struct catalog_reap *r = *at;
     if (r != NULL) {
         *at = r->next;
+        c->reaping = r->row.tree;
         atomic_fetch_sub(&c->reap_count, 1);
     }
     task_mutex_unlock(&c->mutex);
@@ -59,9 +60,8 @@ catalog_reap_due(struct catalog *c)
 bool
 catalog_tree_dropped(struct catalog *c, uint32_t tree)
 {
-    bool found = false;
-
     task_mutex_lock(&c->mutex);
+    bool found = c->reaping == tree;
     for (struct catalog_reap *r = c->reap; r != NULL && !found; r = r->next)
         found = r->row.tree == tree;
     task_mutex_unlock(&c->mutex);
@@ -84,9 +84,12 @@ catalog_reap_one(struct catalog *c, struct catalog_reap *r)
 {
     task_mutex_lock(&c->create_mutex);
     ash_rc rc = btree_destroy(c->env, r->row.tree, r->row.root);
-    if (rc == ASH_OK)
+    if (rc == ASH_OK && !PLANTED(148))
         rc = catalog__run(c, catalog_delete_drop_row, &r->row);
     task_mutex_unlock(&c->create_mutex);
+    task_mutex_lock(&c->mutex);
+    c->reaping = 0;
+    task_mutex_unlock(&c->mutex);
     ash_ignore(rc); /* the row is still there: the next open tries again */
     mem_free(MEM_TABLE, r);
 }
@@ -115,7 +118,7 @@ catalog_find_dropped(void *arg, const char *name, uint32_t tree, uint64_t root, 
     struct catalog *c = arg;
     struct table_row row = { .tree = tree, .root = root, .page_size = PAGE_CLASS_SIZE(leaf_class) };
 
-    if (strcmp(name, "(dropped)") == 0)
+    if (strcmp(name, "(dropped)") == 0 && !PLANTED(144))
         catalog__reap_later(c, &row);
     return ASH_OK;
 }

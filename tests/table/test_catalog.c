@@ -593,8 +593,6 @@ one_change(struct worker *w, ash_session *s)
     for (unsigned i = 0; i < 20 && rc == ASH_OK; i++)
         rc = ash_put(s, t, row_key((unsigned)random_below(&w->random, 1000), key),
                      slice_str("some value"));
-    if (rc == ASH_OK)
-        must(count_rows(s, t) > 0, "rows just written are not there");
     ash_table_close(t);
     return rc;
 }
