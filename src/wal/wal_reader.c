@@ -206,8 +206,10 @@ seek(struct wal_reader *r, uint64_t lsn)
     }
     uint64_t data_lsn = r->stream - r->data_size;
     ash_assert(data_lsn <= lsn);
-    r->data += lsn - data_lsn;
-    r->data_size -= (uint32_t)(lsn - data_lsn);
+    if (lsn > data_lsn) { /* else there may be no data yet */
+        r->data += lsn - data_lsn;
+        r->data_size -= (uint32_t)(lsn - data_lsn);
+    }
     return ASH_OK;
 }
 

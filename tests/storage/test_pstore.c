@@ -196,6 +196,115 @@ START_TEST(page_ids_are_reused_and_bounded)
 }
 END_TEST
 
+/* ---- Several threads ---- */
+
+enum {
+    THREADS = 3,
+    THREAD_PAGES = 40,
+    THREAD_ROUNDS = 150
+};
+
+struct thread {
+    struct pstore *ps;
+    _Atomic uint64_t *lsn; /* of the last record; every record is durable at once */
+    struct task *task;
+    unsigned number;
+    uint64_t page[THREAD_PAGES], version[THREAD_PAGES];
+};
+
+static void
+thread_write(struct thread *t, struct random *r, uint8_t *images)
+{
+    struct pstore_write w[4];
+    unsigned first = (unsigned)random_below(r, THREAD_PAGES - 4);
+
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned at = first + i;
+        if (t->page[at] == 0)
+            ck_ok(pstore_page_alloc(t->ps, &t->page[at]));
+        w[i] = (struct pstore_write){ .page = t->page[at], .image = images + i * 4096 };
+        image_make(w[i].image, w[i].page, 0, ++t->version[at], 0);
+    }
+    ck_ok(pstore_ensure_room(t->ps, 4 * 4096));
+    ck_ok(pstore_write(t->ps, w, 4, 0, IO_CLASS_PAGE_WRITER));
+    pstore_map_lock(t->ps);
+    uint64_t lsn = atomic_fetch_add(t->lsn, 1) + 1;
+    for (unsigned i = 0; i < 4; i++)
+        pstore_install(t->ps, w[i].page, w[i].entry, lsn);
+    pstore_map_unlock(t->ps);
+    pstore_release(t->ps, lsn);
+}
+
+static void
+thread_main(void *arg)
+{
+    struct thread *t = arg;
+    struct random r;
+    uint8_t *images = env_buffer(4 * 4096);
+
+    random_init(&r, t->number);
+    for (unsigned round = 0; round < THREAD_ROUNDS; round++) {
+        thread_write(t, &r, images);
+        unsigned at = (unsigned)random_below(&r, THREAD_PAGES);
+        if (t->page[at] == 0)
+            continue;
+        if (random_chance(&r, 1, 4)) {
+            pstore_map_lock(t->ps);
+            pstore_page_free(t->ps, t->page[at], atomic_fetch_add(t->lsn, 1) + 1);
+            pstore_map_unlock(t->ps);
+            t->page[at] = 0;
+        } else if (t->version[at] > 0) {
+            ck_ok(pstore_read(t->ps, t->page[at], 0, images, IO_CLASS_READ));
+            must(image_version(images, t->page[at], 0) == t->version[at],
+                 "an old version was read");
+        }
+    }
+    mem_free(MEM_TEST, images);
+}
+
+static void
+body_threads(struct env *e)
+{
+    static struct thread t[THREADS];
+    static _Atomic uint64_t lsn;
+    struct pstore_checkpoint_info info = { .checkpoint_lsn = 1 };
+    struct pstore *ps = store_create(e);
+
+    memset(t, 0, sizeof(t));
+    atomic_store(&lsn, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        t[i].ps = ps;
+        t[i].lsn = &lsn;
+        t[i].number = i;
+        ck_ok(task_spawn(e->rt, "writer", thread_main, &t[i], &t[i].task));
+    }
+    for (unsigned i = 0; i < 10; i++) {
+        pstore_map_lock(ps);
+        ck_ok(pstore_checkpoint_begin(ps));
+        pstore_map_unlock(ps);
+        ck_ok(pstore_checkpoint_write(ps));
+        ck_ok(pstore_checkpoint_commit(ps, &info));
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        task_join(t[i].task);
+    for (unsigned i = 0; i < THREADS; i++)
+        for (unsigned k = 0; k < THREAD_PAGES; k++) {
+            uint64_t version = 0;
+            if (t[i].page[k] == 0)
+                continue;
+            ck_ok(page_read(ps, t[i].page[k], &version));
+            ck_assert_uint_eq(version, t[i].version[k]);
+        }
+    ck_assert_uint_eq(verify(ps), 0);
+    pstore_close(ps);
+}
+
+START_TEST(threads_write_and_free_side_by_side)
+{
+    ENV_RUN(body_threads);
+}
+END_TEST
+
 /* ---- Space ---- */
 
 /* Random overwrites of a fixed set: the file stays within what live pages and the fill target need. */
@@ -672,6 +781,8 @@ suite(void)
     tcase_add_loop_test(c, page_ids_are_reused_and_bounded, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, dead_space_is_written_again, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(c, a_place_is_not_reused_before_its_release, IO_BACKEND_URING,
+                        IO_BACKEND_SIM + 1);
+    tcase_add_loop_test(c, threads_write_and_free_side_by_side, IO_BACKEND_URING,
                         IO_BACKEND_SIM + 1);
     tcase_add_test(c, a_map_of_several_root_pages_is_read_back);
     tcase_add_test(c, a_full_disk_is_an_error_before_anything_changed);
