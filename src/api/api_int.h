@@ -83,13 +83,11 @@ struct ash_cursor {
     struct btree_cursor *cursor;  /* NULL once its transaction has ended */
 };
 
-extern _Atomic uint32_t api_fork_generation;
-
 /* After a fork the handle belongs to the parent. */
 static inline ash_rc
 api_check_db(const ash_db *db)
 {
-    if (ASH_UNLIKELY(db->fork_generation != atomic_load_explicit(&api_fork_generation, memory_order_relaxed)))
+    if (ASH_UNLIKELY(db->fork_generation != atomic_load_explicit(&task_fork_generation, memory_order_relaxed)))
         return ash_raise(ASH_MISUSE, "This database handle was opened before a fork(); only the parent process may use it.");
     return ASH_OK;
 }

@@ -5,27 +5,10 @@
  * Order up: runtime, disk manager, directory, page store (lock, superblock, map), buffer pool, transactions, recovery (analysis, redo), log,
  * page writers, undo, checkpointer, catalog.  Down in reverse.  Each step is undone by db_teardown() whatever was reached.
  */
-#include <pthread.h>
-
 #include "api/api_int.h"
 
 #define DB_ARENA_MIN (256u << 10)
 #define DB_PAGE_ID_MAX_DEFAULT (1ull << 31)
-
-_Atomic uint32_t api_fork_generation = 1;
-
-static void
-api_after_fork_in_child(void)
-{
-    atomic_fetch_add(&api_fork_generation, 1);
-}
-
-static void
-api_once(void)
-{
-    pthread_atfork(NULL, NULL, api_after_fork_in_child);
-    btree_register();
-}
 
 /* ---- What the buffer pool needs from the log ---- */
 
@@ -315,10 +298,9 @@ db_bring_up(ash_db *db, unsigned flags)
 ash_rc
 db_open(const struct db_seams *seams, const char *path, unsigned flags, const char *options, ash_db **db_out)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     ash_db *db;
 
-    pthread_once(&once, api_once);
+    task_process_init(btree_register);
     if (path == NULL || db_out == NULL || path[0] == '\0')
         return ash_raise(ASH_INVALID, "ash_open needs a directory and a place for the handle.");
     if ((flags & ASH_OPEN_READ_ONLY) && (flags & ASH_OPEN_CREATE))
@@ -329,7 +311,7 @@ db_open(const struct db_seams *seams, const char *path, unsigned flags, const ch
     db->seams = *seams;
     db->rt = seams->rt;
     db->read_only = (flags & ASH_OPEN_READ_ONLY) != 0;
-    db->fork_generation = atomic_load(&api_fork_generation);
+    db->fork_generation = atomic_load(&task_fork_generation);
     task_mutex_init(&db->mutex);
     list_init(&db->sessions);
     list_init(&db->idle);

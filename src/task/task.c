@@ -458,3 +458,34 @@ task_runtime_destroy(struct task_runtime *rt)
     ash_assert(atomic_load(&rt->threads) == 0);
     mem_free(MEM_TASK, rt);
 }
+
+/* ---- The process ---- */
+
+_Atomic uint32_t task_fork_generation = 1;
+
+static void
+after_fork_in_child(void)
+{
+    atomic_fetch_add(&task_fork_generation, 1);
+}
+
+static void (*process_init)(void);
+
+static void
+process_once(void)
+{
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+    process_init();
+}
+
+void
+task_process_init(void (*init)(void))
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+    pthread_mutex_lock(&lock);
+    process_init = init;
+    pthread_mutex_unlock(&lock);
+    pthread_once(&once, process_once);
+}

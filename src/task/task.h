@@ -73,6 +73,12 @@ uint64_t task_sim_memory(const struct task_runtime *rt);
 
 void task_runtime_destroy(struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
 
+/* Runs init() when the first caller of the process comes here; others wait for it.  Also begins to
+ * count forks. */
+void task_process_init(void (*init)(void));
+/* Grows in a child process at each fork(): handles of the parent are told by it. */
+extern _Atomic uint32_t task_fork_generation;
+
 /* ---- Tasks ---- */
 
 struct task *task_self(void); /* never NULL; makes the host task of a thread on first use */

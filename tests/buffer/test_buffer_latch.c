@@ -290,9 +290,9 @@ body_redo(struct env *e)
     ck_assert_uint_eq(p.size, 32768);
     buf_mark_dirty(w.pool, &p, 10000);
     buf_unlatch_x(w.pool, &p);
+    buf_stop(w.pool); /* no page writer is about to give it a place any more */
     w.ps.page[300].allocated = false;
     w.ps.page[300].offset = 0;
-    buf_stop(w.pool);
     world_start(&w);
     ck_rc(buf_fault(w.pool, 300, IO_CLASS_READ), ASH_CORRUPT);
     for (uint64_t page = 1; page < 300; page++) {
