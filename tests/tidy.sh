@@ -15,7 +15,7 @@ rule() { # rule "what to do instead" < findings
     done
 }
 
-mapfile -t c_files < <(find include src tests bench tools embed -name '*.[ch]' 2>/dev/null | sort)
+mapfile -t c_files < <(find include src tests bench tools examples -name '*.[ch]' 2>/dev/null | sort)
 mapfile -t scripts < <(find . -maxdepth 1 -type f -perm -u+x ! -name 'configure*' ! -name config.status ! -name libtool | sort; find tools tests bench -type f \( -name '*.sh' -o -name '*.am' \) | sort)
 build_files=(Makefile.am configure.ac m4/ash_options.m4 src/*/module.am)
 

@@ -314,6 +314,16 @@ has "$out" "zone 0 "
 t 0 inspect db log
 has "$out" CHECKPOINT
 
+# --- The example program ---
+if [ -x "$builddir/examples/embed" ]; then
+    out=$("$builddir/examples/embed" db rows 2>&1) || fail "examples/embed: $out"
+    has "$out" "20000 rows"
+    t 0 scan db embed-runs --json
+    has "$out" "20000 rows"
+    "$builddir/examples/embed" db nothing >got 2>err && fail "examples/embed took a table that is not there"
+    has "$(<err)" "nothing"
+fi
+
 # --- Two processes ---
 mkfifo pipe
 feed() { # starts a load that has taken all of rows.tsv but the last moments and waits for more
