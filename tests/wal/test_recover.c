@@ -46,7 +46,7 @@ struct note { /* a mini-transaction */
 };
 static struct note notes[NOTES_MAX];
 static unsigned note_count;
-static bool match_notes;
+static bool match_notes, with_task;
 static uint64_t acked;   /* the log was durable up to here */
 static uint64_t log_end; /* where recovery said that it ends; 0: not known yet */
 static struct recover_result found;
@@ -178,7 +178,7 @@ engine_log(struct engine *g, const struct wal_position *at, struct wal_segments 
                                      .pstore = g->ps,
                                      .log_limit = 1u << 20,
                                      .epoch = epoch,
-                                     .manual = true,
+                                     .manual = !with_task,
                                      .participants = &g->participant,
                                      .participant_count = 1 };
     ck_ok(checkpoint_start(&ck, &g->ck));
@@ -541,6 +541,49 @@ engine_work(struct engine *g, struct random *r)
         task_join(w[i].task);
 }
 
+/* ---- The checkpointer's own pace ---- */
+
+/* Goal: the log stays bounded, and pages reach the disk, with nobody asking for a checkpoint. */
+static void
+body_bounded(struct env *e)
+{
+    static struct {
+        uint32_t offset, zero;
+        uint8_t bytes[2000];
+    } payload = { .offset = 64 };
+    struct wal_part part = { &payload, sizeof(payload) };
+    struct mtr_record rec = { .type = WAL_REC_MTR };
+    struct worker w = { 0 };
+    struct engine g;
+    struct mtr m;
+    uint64_t longest = 0;
+
+    ck_ok(engine_open(&g, e, false));
+    w.g = &g;
+    random_init(&w.r, e->seed);
+    for (unsigned i = 0; i < 40; i++)
+        work_create(&w);
+    for (unsigned i = 0; i < 4000; i++) {
+        struct buf_page p;
+        uint64_t end;
+        must(buf_throttle(g.pool) == ASH_OK, "%s", err_current()->message);
+        must(buf_latch_x(g.pool, w.live[i % w.count], &p) == ASH_OK, "%s", err_current()->message);
+        mtr_begin(&m, g.wal, g.pool);
+        must(mtr_change(&m, &p, WAL_OP_PAGE_BYTES, &part, 1) == ASH_OK, "%s",
+             err_current()->message);
+        memcpy(p.data + payload.offset, payload.bytes, sizeof(payload.bytes));
+        must(mtr_commit(&m, &rec, NULL, &end) == ASH_OK, "%s", err_current()->message);
+        buf_unlatch_x(g.pool, &p);
+        if (i % 16 == 0)
+            must(wal_flush_to(g.wal, end) == ASH_OK, "%s", err_current()->message);
+        longest = max_u64(longest, wal_reserved(g.wal) - wal_oldest(g.wal));
+        task_sleep_ns(100000);
+    }
+    ck_assert_uint_gt(wal_reserved(g.wal), 8u << 20);
+    ck_assert_uint_lt(longest, 2u << 20); /* the limit is 1 MiB; segments and what is under way */
+    engine_close(&g, true);
+}
+
 /* ---- Lives ---- */
 
 static unsigned take_every; /* events between snapshots; 0: none */
@@ -601,6 +644,18 @@ body_recover(struct env *e)
     struct engine g;
     ck_ok(engine_open(&g, e, false));
     engine_check(&g);
+    engine_close(&g, true);
+}
+
+/* After a clean close. */
+static void
+body_reopen(struct env *e)
+{
+    struct engine g;
+    ck_ok(engine_open(&g, e, false));
+    ck_assert(found.clean);
+    ck_assert_uint_eq(found.changes_redone, 0);
+    ck_assert_uint_lt(found.records_scanned, 100);
     engine_close(&g, true);
 }
 
@@ -768,6 +823,21 @@ START_TEST(what_a_restart_built_on_survives_a_later_cut)
 }
 END_TEST
 
+START_TEST(the_log_stays_within_its_limit)
+{
+    seed_now = 3;
+    note_count = 0;
+    acked = log_end = 0;
+    with_task = true;
+    take_every = 0;
+    ck_ok(sim_disk_create(3, &disk));
+    run(3, body_bounded, ASH_OK);
+    with_task = false;
+    run(4, body_reopen, ASH_OK);
+    sim_disk_destroy(disk);
+}
+END_TEST
+
 /* ---- Read-only, and damage ---- */
 
 static ash_rc open_rc;
@@ -931,6 +1001,7 @@ suite(void)
     tcase_set_timeout(c, 600);
     tcase_add_test(c, power_cuts_lose_nothing_acknowledged);
     tcase_add_test(c, what_a_restart_built_on_survives_a_later_cut);
+    tcase_add_test(c, the_log_stays_within_its_limit);
     tcase_add_test(c, read_only_never_writes);
     tcase_add_test(c, rot_is_an_error_or_harmless);
     suite_add_tcase(s, c);
