@@ -189,23 +189,29 @@ middle_boundary(const struct virtual_rows *v, uint32_t rows)
     return b > 0 ? b : 1;
 }
 
-/* Do both halves and their fences fit a page each? */
-static bool
-boundary_fits(const struct virtual_rows *v, uint32_t size, uint32_t rows, uint32_t boundary, uint32_t separator)
-{
-    const struct btree_node *n = btree__cnode(v->page);
-    uint64_t left = HEAD + n->lower_size + separator, right = HEAD + n->upper_size + separator;
-    for (uint32_t i = 0; i < rows; i++)
-        *(i < boundary ? &left : &right) += virtual_size(v, i);
-    return left <= size && right <= size;
-}
-
 static uint32_t
 boundary_separator(const struct virtual_rows *v, uint32_t boundary, uint8_t *out)
 {
     uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT];
     struct ash_slice x = virtual_key(v, boundary - 1, a), y = virtual_key(v, boundary, b);
     return out == NULL ? separator_size(x, y) : btree__separator(x, y, out);
+}
+
+/* Do both halves and their fences fit a page each?  Left and right, keys lose what their new fences share. */
+static bool
+boundary_fits(const struct virtual_rows *v, uint32_t size, uint32_t rows, uint32_t boundary)
+{
+    const struct btree_node *n = btree__cnode(v->page);
+    uint8_t separator[BTREE_KEY_LIMIT];
+    struct ash_slice s = ash_slice(separator, boundary_separator(v, boundary, separator));
+    uint64_t left = HEAD + n->lower_size + s.size, right = HEAD + n->upper_size + s.size, cut;
+    for (uint32_t i = 0; i < rows; i++)
+        *(i < boundary ? &left : &right) += virtual_size(v, i);
+    cut = (n->flags & BTREE_NODE_LOWER_INFINITE) != 0 ? 0 : btree__common_prefix(btree__lower(v->page), s) - n->prefix_size;
+    left -= cut * boundary;
+    cut = (n->flags & BTREE_NODE_UPPER_INFINITE) != 0 ? 0 : btree__common_prefix(s, btree__upper(v->page)) - n->prefix_size;
+    right -= cut * (rows - boundary);
+    return left <= size && right <= size;
 }
 
 /* Looks near the middle for a shorter separator: it is stored in the parent and as a fence twice. */
@@ -228,34 +234,43 @@ best_boundary(const struct virtual_rows *v, uint32_t rows, uint32_t middle)
     return best;
 }
 
+/* Rows that are there, nothing new.  The first row alone always leaves both sides room: the separator is not longer than its key, of which
+ * the right page is rid, and what the page had cut from it is not longer than the lower fence, of which it is rid, too. */
+static void
+split_existing(struct virtual_rows *v, uint32_t size, struct btree_split *out)
+{
+    uint32_t count = btree__cnode(v->page)->count;
+    ash_assert(count >= 2);
+    v->pos = BTREE_SPLIT_NO_ROW;
+    uint32_t middle = middle_boundary(v, count);
+    out->slot = best_boundary(v, count, middle);
+    if (!boundary_fits(v, size, count, out->slot))
+        out->slot = boundary_fits(v, size, count, middle) ? middle : 1;
+    out->key_size = boundary_separator(v, out->slot, out->key);
+}
+
 void
 btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key, uint32_t entry_size, bool append,
                   struct btree_split *out)
 {
     uint32_t count = btree__cnode(page)->count;
     struct virtual_rows v = { page, pos, entry_size, key };
-    uint32_t boundary;
+    uint32_t boundary = count;
     ash_assert(count >= 1);
     if (pos == BTREE_SPLIT_NO_ROW) { /* a row of the page grows: halve what is there */
-        ash_assert(count >= 2);
-        out->slot = best_boundary(&v, count, middle_boundary(&v, count));
-        out->key_size = boundary_separator(&v, out->slot, out->key);
+        split_existing(&v, size, out);
         return;
     }
     ash_assert(pos <= count);
-    if (append && pos == count && boundary_fits(&v, size, count + 1, count, boundary_separator(&v, count, NULL))) {
-        boundary = count; /* the new row alone goes right: ascending keys leave full pages behind */
-    } else {
+    /* Ascending keys leave full pages behind: the new row alone goes right. */
+    if (!append || pos != count || !boundary_fits(&v, size, count + 1, count)) {
         uint32_t middle = middle_boundary(&v, count + 1);
         boundary = best_boundary(&v, count + 1, middle);
-        if (!boundary_fits(&v, size, count + 1, boundary, boundary_separator(&v, boundary, NULL)))
+        if (!boundary_fits(&v, size, count + 1, boundary))
             boundary = middle;
-        if (!boundary_fits(&v, size, count + 1, boundary, boundary_separator(&v, boundary, NULL)) && count >= 2) {
-            /* Long fences, large rows: split what is there; the page that takes the row is then split again. */
-            v.pos = BTREE_SPLIT_NO_ROW;
-            boundary = middle_boundary(&v, count);
-            out->slot = boundary;
-            out->key_size = boundary_separator(&v, boundary, out->key);
+        if (count >= 2 && !boundary_fits(&v, size, count + 1, boundary)) {
+            /* Long fences, large rows: the page that takes the row is then split again. */
+            split_existing(&v, size, out);
             return;
         }
     }

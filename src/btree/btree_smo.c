@@ -235,6 +235,19 @@ btree__split_inner_level(const struct btree *bt, struct ash_slice key, unsigned 
 
 /* ---- Leaves ---- */
 
+/* Would the right page hold rows [from, ..) of the left one too?  With a lower lower fence its keys may share less, and grow. */
+static bool
+right_takes(const struct buf_page *left, uint32_t from, const struct buf_page *right, struct ash_slice separator)
+{
+    const struct btree_node *r = btree__cnode(right->data);
+    uint32_t prefix = 0;
+    if ((r->flags & BTREE_NODE_UPPER_INFINITE) == 0)
+        prefix = btree__common_prefix(separator, btree__upper(right->data));
+    uint64_t total = (uint64_t)HEAD + separator.size + r->upper_size + btree__rows_bytes(right->data, 0, r->count, prefix) +
+                     btree__rows_bytes(left->data, from, btree__cnode(left->data)->count, prefix);
+    return total <= right->size;
+}
+
 /* Moves the last rows of `left` to the front of its right neighbour until both are about equal: large pages only. */
 static ash_rc
 shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left, struct buf_page *right, bool *more_out)
@@ -253,7 +266,8 @@ shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, str
     uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT], payload[BTREE_CHILD_PAYLOAD_MAX];
     struct ash_slice x = ash_slice(a, btree__key(left->data, from - 1, a)), y = ash_slice(b, btree__key(left->data, from, b));
     struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(separator, btree__separator(x, y, separator)) };
-    if (!btree__parent_has_room(parent, (uint32_t)middle.key.size)) /* the old one's bytes come on top */
+    if (!btree__parent_has_room(parent, (uint32_t)middle.key.size) || /* the old one's bytes come on top */
+        !right_takes(left, from, right, middle.key))
         return ASH_OK;
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
     struct btree_mtr bm;
