@@ -80,7 +80,7 @@ static struct sim *
 sim_of(struct task_runtime *rt)
 {
     ash_assert(rt->is_sim);
-    return (struct sim *)rt;
+    return (struct sim *)(void *)rt;
 }
 
 /* ---- Making and dropping ---- */
@@ -181,19 +181,19 @@ task_sim_random(struct task_runtime *rt)
 uint64_t
 task_sim_trace(const struct task_runtime *rt)
 {
-    return ((const struct sim *)rt)->trace;
+    return ((const struct sim *)(const void *)rt)->trace;
 }
 
 uint64_t
 task_sim_steps(const struct task_runtime *rt)
 {
-    return ((const struct sim *)rt)->steps;
+    return ((const struct sim *)(const void *)rt)->steps;
 }
 
 uint64_t
 task_sim_memory(const struct task_runtime *rt)
 {
-    return mem_arena_used(((const struct sim *)rt)->arena);
+    return mem_arena_used(((const struct sim *)(const void *)rt)->arena);
 }
 
 static void
