@@ -229,7 +229,7 @@ descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct
     while (level > stop) {
         uint64_t word = btree__find_child(path->node.data, path->node.size, key_data, (uint32_t)key.size, &path->slot);
         *missing = PAGE_ID_NONE;
-        if (ASH_UNLIKELY(!buf_opt_valid(pool, &path->node)))
+        if (ASH_UNLIKELY(!buf_opt_valid(pool, &path->node) && !PLANTED(84)))
             return ASH_WOULD_BLOCK;
         struct buf_page child;
         rc = buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child);
@@ -239,7 +239,7 @@ descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct
             return rc;
         }
         prefetch_node(child.data);
-        if (ASH_UNLIKELY(!PLANTED(84) && !buf_opt_valid(pool, &path->node)))
+        if (ASH_UNLIKELY(!buf_opt_valid(pool, &path->node) && !PLANTED(84)))
             return ASH_WOULD_BLOCK;
         level--;
         path->parent = path->node;

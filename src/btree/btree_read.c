@@ -143,6 +143,14 @@ check_key(const struct btree *bt, struct ash_slice key)
     return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)", key.size, bt->tree, (unsigned)BTREE_KEY_MAX);
 }
 
+/* When a snapshot is given up, what it needs may go: whatever was found since then may be from another time.  The mark comes before the
+ * first such change, and a page's change before the word that we validated: so a look now is late enough. */
+static ash_rc
+given_up(const struct btree *bt)
+{
+    return ash_raise(ASH_SNAPSHOT_TOO_OLD, "tree %u: the versions that this snapshot needs are gone; begin a new transaction", bt->tree);
+}
+
 ash_rc
 btree_get(struct btree *bt, struct txn *t, struct ash_slice key, struct btree_buf *value_out)
 {
@@ -152,7 +160,8 @@ btree_get(struct btree *bt, struct txn *t, struct ash_slice key, struct btree_bu
     if (ASH_UNLIKELY(rc != ASH_OK))
         return rc;
     value_out->size = 0;
-    return get_append(bt, t, key, value_out);
+    rc = get_append(bt, t, key, value_out);
+    return ASH_UNLIKELY(atomic_load_explicit(&t->killed, memory_order_acquire)) ? given_up(bt) : rc;
 }
 
 /* ---- Reading to change ---- */
@@ -281,6 +290,8 @@ btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_s
             }
         }
     }
+    if (atomic_load_explicit(&t->killed, memory_order_acquire))
+        return given_up(bt);
     if (first != ASH_OK)
         err_restore(&detail);
     return first;

@@ -693,6 +693,24 @@ watch_once(struct bank *b, struct txn *t, struct random *rnd)
     atomic_fetch_add(&b->watched, 1);
 }
 
+/* Verification beside writers must not see ghosts of its own. */
+static void
+ignore_owner(void *arg, uint64_t page, uint32_t tree)
+{
+    (void)arg;
+    (void)page;
+    (void)tree;
+}
+
+static void
+verify_once(struct bank *b)
+{
+    struct owners o = { .findings = 0 };
+    struct btree_verify_ops ops = { &o, ignore_owner, note_finding };
+    ck_ok(btree_verify(&b->bt, &ops));
+    ck_assert_uint_eq(o.findings, 0);
+}
+
 static void
 bank_watcher(void *arg)
 {
@@ -702,6 +720,8 @@ bank_watcher(void *arg)
     random_init(&rnd, me->bank->seed * 100 + 50 + me->number);
     while (!atomic_load(&me->bank->stop)) {
         watch_once(me->bank, t, &rnd);
+        if (random_chance(&rnd, 1, 10))
+            verify_once(me->bank);
         task_yield();
     }
     txn_detach(t);
