@@ -38,6 +38,7 @@ ash_session_close(ash_session *s)
         ash_ignore(ash_rollback(s)); /* poisoned: the next open undoes it */
     api__cursors_end(s);
     api__cursor_spare_free(s);
+    catalog_rolled_back(s->db->catalog, &s->changes, 0); /* none, unless the rollback failed */
     task_mutex_lock(&s->db->mutex);
     list_remove(&s->link);
     task_mutex_unlock(&s->db->mutex);

@@ -249,8 +249,9 @@ pstore_create(const struct pstore_options *options, struct pstore **out)
     ash_rc rc = io_file_open(options->dir, PSTORE_FILE_TEMPORARY, IO_CREATE | IO_LOCK, &file);
     if (rc != ASH_OK)
         return rc;
-    if (pstore_exists(
-            options->dir)) /* looked at with the lock held: two creators cannot both see nothing */
+    bool exists = false;
+    rc = pstore_look(options->dir, &exists); /* locked: two creators cannot both see nothing */
+    if (rc == ASH_OK && exists)
         rc = ash_raise_obj(ASH_EXISTS, PSTORE_FILE, "%s/%s exists already",
                            io_dir_path(options->dir), PSTORE_FILE);
     if (rc == ASH_OK)

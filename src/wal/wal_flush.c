@@ -307,6 +307,7 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
     wal__lock(&wal->lock);
     bool failed = r->ticket != 0 && wal->ticket_failed >= r->ticket;
     bool answered = r->ticket == 0 || wal->ticket_done >= r->ticket;
+    ash_rc why = wal->room_rc;
     wal__unlock(&wal->lock);
     if (!failed) {
         if (answered)
@@ -320,8 +321,9 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
         return ASH_OK;
     }
     ash_rc rc = ash_raise_obj(
-        ASH_NO_SPACE, io_dir_path(wal->options.dir),
-        "the disk is full: no log segment of %llu bytes could be made in %s; free some space",
+        why, io_dir_path(wal->options.dir),
+        "%s: no log segment of %llu bytes could be made in %s; free some",
+        why == ASH_NO_SPACE ? "the disk is full" : "there is no memory",
         (unsigned long long)wal->options.segment_bytes, io_dir_path(wal->options.dir));
     if (r->patient) {
         io_poison(wal->options.io, rc);

@@ -104,6 +104,7 @@ struct wal {
     uint64_t ticket_wanted, ticket_done, ticket_failed; /* attempts to make a segment: asked for, made, failed for want of space */
     _Atomic bool stop_keeper, stop_writer;
     _Atomic bool no_space;
+    ash_rc room_rc;               /* why the attempt `ticket_failed` failed; under lock */
     _Atomic uint64_t oldest;      /* first LSN of the oldest live segment */
     struct wal_stats stats;
 

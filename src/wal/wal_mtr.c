@@ -101,7 +101,7 @@ debug_check(const struct mtr *m, uint64_t start, uint64_t end)
     if (d == NULL || d->skip)
         return;
     for (unsigned i = 0; i < m->pages; i++)
-        if (!m->page[i].freed)
+        if (!m->page[i].freed && d->image[i] != NULL)
             debug_check_page(m, i, start, end);
 }
 #else

@@ -330,10 +330,12 @@ keeper_prepare(struct wal *wal, uint64_t number, uint64_t ticket)
     wal__lock(&wal->lock);
     bool asked = wal->ticket_done < wal->ticket_wanted;
     wal->ticket_done = ticket;
-    if (full)
+    if (full) {
         wal->ticket_failed = ticket;
+        wal->room_rc = rc;
+    }
     wal__unlock(&wal->lock);
-    if (full && !was_full)
+    if (full && !was_full && rc == ASH_NO_SPACE)
         log_write(LOG_WARN,
                   "the disk is full: the next log segment of %" PRIu64
                   " bytes cannot be made in %s",
@@ -370,7 +372,10 @@ wal__keeper_main(void *arg)
         wal__lock(&wal->lock);
         struct wal_segment *doomed = dead ? NULL : take_doomed_locked(wal);
         uint64_t ticket = wal->ticket_wanted, number = wal->next_number;
-        bool retry = ticket > wal->ticket_done || wal->spare_count > 0;
+        /* A spare makes another attempt worth it, but not one that failed for want of memory. */
+        bool retry = ticket > wal->ticket_done ||
+                     (wal->spare_count > 0 &&
+                      !(atomic_load(&wal->no_space) && wal->room_rc == ASH_NO_MEMORY));
         bool need = !dead && !stop && doomed == NULL && wal->next == NULL &&
                     (retry || !atomic_load(&wal->no_space));
         wal__unlock(&wal->lock);

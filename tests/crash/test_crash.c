@@ -9,7 +9,8 @@
  * is never run again but once per window of events.  Then each image is opened in a simulation of
  * its own:
  *
- *   every image       recovery succeeds within a step budget; the state is allowed (crash_world.h O1-O3); ash_verify() finds nothing
+ *   every image       recovery succeeds within a step budget; the state is allowed (crash_world.h
+ *                     O1-O3); ash_verify() finds nothing
  *   a sample, deeper  the database works (20 operations), closes, opens again with the same state;
  *   opening it read-only after a clean
  *                     close changes no byte; recovering the same image under another schedule gives

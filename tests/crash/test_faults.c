@@ -53,6 +53,24 @@ struct check {
     struct task_runtime *rt;
 };
 
+/* Without memory the pages of a replaced value may be forgotten (txn_add_garbage): space, never
+ * data. */
+struct findings {
+    bool memory;
+    uint32_t count;
+};
+
+static void
+finding(void *arg, const char *file, uint64_t page, const char *message)
+{
+    struct findings *f = arg;
+
+    if (f->memory && strstr(message, "allocated, but no table owns it") != NULL)
+        return;
+    f->count++;
+    db_env_finding(NULL, file, page, message);
+}
+
 static void
 check_body(void *arg)
 {
@@ -68,7 +86,8 @@ check_body(void *arg)
         crash_explain(c->w, db, c->w->acked_lsn, c->w->commit_count);
         bad(c->f, "a state that may not be");
     }
-    if (ash_verify(db, db_env_finding, NULL) != ASH_OK)
+    struct findings found = { .memory = c->f->memory_at != 0 };
+    if (ash_verify(db, finding, &found) != ASH_OK && found.count > 0)
         bad(c->f, "verification failed");
     if (crash_use(db, 10) != ASH_OK)
         bad(c->f, "the database does not work after the fault");
@@ -235,7 +254,7 @@ END_TEST
 
 START_TEST(every_allocation_may_fail)
 {
-    uint64_t stride = test_scale(7, 1);
+    uint64_t stride = test_scale(2, 1);
 
     for (uint32_t s = 0; s < crash_script_count; s++) {
         if (!crash_scripts[s].small)

@@ -659,12 +659,12 @@ model_body(struct db_env *e)
     random_init(&w->random, e->seed);
     struct random *r = &w->random;
     bool tiny = w->tiny = random_chance(r, 2, 3);
-    snprintf(
-        options, sizeof(options),
-        "cache=%s,wal_buffer=1MiB,wal_segment=%s,zone_size=%s,wal_limit=%s,wal_writers=%u,checkpoint_ms=%u,executors=2,executor_fibers=8",
-        tiny ? "1MiB" : "4MiB", tiny ? "64KiB" : "1MiB", tiny ? "64KiB" : "1MiB",
-        random_chance(r, 1, 2) ? "1MiB" : "4MiB", 1 + (unsigned)random_below(r, 4),
-        10 + (unsigned)random_below(r, 200));
+    snprintf(options, sizeof(options),
+             "cache=%s,wal_buffer=1MiB,wal_segment=%s,zone_size=%s,wal_limit=%s,"
+             "wal_writers=%u,checkpoint_ms=%u,executors=2,executor_fibers=8",
+             tiny ? "1MiB" : "4MiB", tiny ? "64KiB" : "1MiB", tiny ? "64KiB" : "1MiB",
+             random_chance(r, 1, 2) ? "1MiB" : "4MiB", 1 + (unsigned)random_below(r, 4),
+             10 + (unsigned)random_below(r, 200));
     w->sessions = run->sessions;
     w->ops = run->ops;
     w->large = random_chance(r, 1, 2) ? 30 : 400;
