@@ -349,6 +349,7 @@ has "$err" ASH_BUSY
 kill -9 "$loader"
 { wait "$loader"; } 2>/dev/null
 unfeed
+cp -r killed damaged
 t 0 verify killed
 has "$err" "not closed cleanly"
 t 0 scan killed rows --keys
@@ -360,6 +361,21 @@ t 0 load killed rows rows.tsv
 t 0 dump killed rows
 is "$(cksum <<<"$out")" "$(cksum <rows.tsv)"
 t 0 verify killed
+
+# --- A damaged log is not taken for a short one: the second of several segments is needed, and full ---
+segments=(damaged/wal-0*.log)
+if [ ${#segments[@]} -ge 4 ]; then
+    head -c 8192 /dev/zero | tr '\0' x | dd of="${segments[1]}" bs=4096 seek=122 conv=notrunc status=none
+    t 1 verify damaged
+    has "$out" "$(basename "${segments[1]}")"
+    has "$err" ASH_CORRUPT
+    t 1 verify damaged --json
+    json "$out"
+    t 3 get damaged rows key0000001
+    has "$err" "$(basename "${segments[1]}")"
+else
+    echo "the log has only ${#segments[@]} segments: damage in its middle was not tried"
+fi
 
 # --- A signal: the database is closed ---
 feed stopped
