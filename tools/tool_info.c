@@ -177,10 +177,12 @@ print_finding(void *arg, const char *file, uint64_t page, const char *message)
         return;
     }
     s->count++;
-    if (file[0] != '\0')
-        printf("%s: ", file);
-    if (page != 0)
-        printf("page %llu: ", (unsigned long long)page);
+    if (file[0] == '\0' || strstr(message, file) == NULL) { /* else the sentence says where */
+        if (file[0] != '\0')
+            printf("%s: ", file);
+        if (page != 0)
+            printf("page %llu: ", (unsigned long long)page);
+    }
     printf("%s\n", message);
 }
 
@@ -191,6 +193,23 @@ print_open_finding(struct list_state *s)
     const struct ash_error *e = ash_error_last();
 
     print_finding(s, e->object, 0, e->message);
+}
+
+static void
+note_pages(void *arg, const char *name, uint64_t value)
+{
+    if (strcmp(name, "pages.allocated") == 0)
+        *(uint64_t *)arg = value;
+}
+
+static void
+print_sound(const char *path, ash_db *db)
+{
+    char text[TOOL_NUMBER_MAX];
+    uint64_t pages = 0;
+
+    if (ash_stats(db, note_pages, &pages) == ASH_OK)
+        printf("%s: no problem found in %s pages.\n", path, tool_number(pages, text));
 }
 
 int
@@ -210,10 +229,11 @@ tool_verify(struct tool_args *args)
     else
         rc = ash_verify(t.db, print_finding, &s);
     fputs(s.json ? "]\n" : "", stdout);
-    if (rc == ASH_OK && !s.json)
-        printf("%s: no problem found.\n", args->positional[0]);
-    if (rc == ASH_OK)
+    if (rc == ASH_OK) {
+        if (!s.json)
+            print_sound(args->positional[0], t.db);
         return tool_close(&t, TOOL_OK);
+    }
     int result = tool_fail(rc);
     return tool_close(&t, rc == ASH_CORRUPT ? TOOL_NO : result);
 }
