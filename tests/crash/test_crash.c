@@ -383,7 +383,7 @@ START_TEST(a_power_cut_loses_nothing_that_was_acknowledged)
         return;
     double start = now();
     for (uint64_t s = seed; s < seed + test_scale(1, script->small ? 3 : 4); s++)
-        script_cut_everywhere(script, s, test_scale(1, 9), limit);
+        script_cut_everywhere(script, s, test_scale(1, 11), limit);
     printf(
         "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s, 0 violations\n",
         script->name, (unsigned long long)total.images, (unsigned long long)total.deep,
