@@ -134,8 +134,9 @@ btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struc
     struct btree_edit root_edit = { .data = NULL }, leaf_edit = { .data = NULL };
     struct btree_mtr bm;
     uint8_t word[8];
-    ash_rc rc = reserved == PAGE_ID_NONE ? buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root) /* the lowest id first */
-                                         : buf_new_at(env->pool, reserved, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root);
+    ash_rc rc = reserved != PAGE_ID_NONE
+                    ? buf_new_at(env->pool, reserved, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root)
+                    : buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root); /* the lowest id first */
     if (rc != ASH_OK) {
         if (reserved != PAGE_ID_NONE)
             pstore_page_unalloc(env->pstore, reserved);
