@@ -58,7 +58,7 @@ now(void)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* what a core can do, also when others use it */
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
@@ -385,7 +385,7 @@ START_TEST(a_power_cut_loses_nothing_that_was_acknowledged)
     for (uint64_t s = seed; s < seed + test_scale(1, script->small ? 3 : 4); s++)
         script_cut_everywhere(script, s, test_scale(1, 11), limit);
     printf(
-        "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s, 0 violations\n",
+        "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s and core, 0 violations\n",
         script->name, (unsigned long long)total.images, (unsigned long long)total.deep,
         (unsigned long long)total.nested, (unsigned long long)total.recoveries,
         (double)total.images / (now() - start));
