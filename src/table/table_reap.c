@@ -157,7 +157,11 @@ catalog_close(struct catalog *c)
         task_unpark(c->reaper);
         task_join(c->reaper);
     }
-    ash_assert(list_empty(&c->tables));
+    while (!list_empty(&c->tables)) { /* the caller forgot to close it; its handle is as dead as the database's */
+        struct table *table = list_entry(c->tables.next, struct table, link);
+        list_remove(&table->link);
+        mem_free(MEM_TABLE, table);
+    }
     while (c->reap != NULL) {
         struct catalog_reap *next = c->reap->next;
         mem_free(MEM_TABLE, c->reap);
