@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * embed.c - a program with Ashlar inside: counts the rows of a table, looks rows up and scans from several threads at
- * once, and notes its run in a second table, in one transaction.
+ * embed.c - a program with Ashlar inside: counts the rows of a table, looks rows up and scans from
+ * several threads at once, and notes its run in a second table, in one transaction.
  *
  *   cc -O2 -pthread embed.c -o embed $(pkg-config --cflags --libs ashlar)
  *   ./embed DIR TABLE
@@ -46,7 +46,8 @@ struct samples {
     char key[SAMPLES][ASH_KEY_SIZE_MAX];
 };
 
-/* Counts rows and keeps every n-th key; rows that a cursor hands out are valid until its next call, so keys are copied. */
+/* Counts rows and keeps every n-th key; rows that a cursor hands out are valid until its next call,
+ * so keys are copied. */
 static ash_rc
 count_rows(ash_session *session, ash_table *table, uint64_t *rows_out, struct samples *samples)
 {

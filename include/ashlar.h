@@ -6,13 +6,14 @@
  * transactions on tables whose keys and values are byte strings; keys are ordered as bytes.
  *
  * Conventions that hold for every function unless its comment says otherwise:
- *   - It returns ash_rc; ASH_OK is 0.  After any other code, ash_error_last() describes the failure.
+ *   - It returns ash_rc; ASH_OK is 0.  After any other code, ash_error_last() describes the
+ *     failure.
  *   - Outputs come last, are named *_out and are written only on success.
  *   - Byte strings are struct ash_slice: not terminated, may hold zero bytes.  What a function
  *     takes is copied before it returns.  What a function hands out stays valid until the next call
  *     on the same session or cursor, unless said otherwise.
- *   - "May block" means: may wait for I/O, a lock or the log.  On a plain thread the thread waits; inside
- *     a function run by ash_run() only the fiber waits.
+ *   - "May block" means: may wait for I/O, a lock or the log.  On a plain thread the thread waits;
+ *     inside a function run by ash_run() only the fiber waits.
  *   - Destructors (close, end, free) accept NULL.
  *   - A session, its transaction and its cursors may move between threads, but only one thread
  *     may use them at a time.  The database handle may be used by all threads at once.
@@ -34,11 +35,11 @@ extern "C" {
 #define ASH_VERSION_PATCH 0
 
 #if defined(__GNUC__)
-#define ASH_MUST_CHECK __attribute__((warn_unused_result))
-#define ASH_API __attribute__((visibility("default")))
+    #define ASH_MUST_CHECK __attribute__((warn_unused_result))
+    #define ASH_API        __attribute__((visibility("default")))
 #else
-#define ASH_MUST_CHECK
-#define ASH_API
+    #define ASH_MUST_CHECK
+    #define ASH_API
 #endif
 
 /* ---- Results ------------------------------------------------------------------------------- */
@@ -46,22 +47,24 @@ extern "C" {
 /* Result codes.  Numbers are part of the ABI: never reused, never renumbered. */
 typedef enum ash_rc {
     ASH_OK = 0,
-    ASH_NOT_FOUND = 1,         /* no such key, table or object; also: a cursor ran off its end */
-    ASH_EXISTS = 2,            /* insert of a key, or creation of a table, that is there already */
-    ASH_CONFLICT = 3,          /* another transaction changed the row after this one's snapshot */
-    ASH_DEADLOCK = 4,          /* waiting would close a cycle; roll back and retry */
-    ASH_LOCK_TIMEOUT = 5,      /* waited for a row longer than lock_timeout_ms */
-    ASH_WOULD_BLOCK = 6,       /* the call was asked not to wait */
-    ASH_CANCELLED = 7,         /* the caller cancelled the operation */
-    ASH_SNAPSHOT_TOO_OLD = 8,  /* the versions that this snapshot needs are gone */
-    ASH_INVALID = 10,          /* an argument or option is out of its range */
-    ASH_MISUSE = 11,           /* a call in the wrong state, e.g. after fork or after close */
-    ASH_TOO_LARGE = 12,        /* a key, value or transaction beyond its limit */
-    ASH_UNSUPPORTED = 13,      /* this build or machine cannot do it */
-    ASH_NO_MEMORY = 20,        /* the memory budget or the system's memory is exhausted */
-    ASH_NO_SPACE = 21,         /* the file system or a file-size limit is full; nothing acknowledged is lost */
-    ASH_IO = 22,               /* the device or file system failed a request */
-    ASH_POISONED = 23,         /* an earlier write failed: the handle is read-only, reopen the database */
+    ASH_NOT_FOUND = 1,        /* no such key, table or object; also: a cursor ran off its end */
+    ASH_EXISTS = 2,           /* insert of a key, or creation of a table, that is there already */
+    ASH_CONFLICT = 3,         /* another transaction changed the row after this one's snapshot */
+    ASH_DEADLOCK = 4,         /* waiting would close a cycle; roll back and retry */
+    ASH_LOCK_TIMEOUT = 5,     /* waited for a row longer than lock_timeout_ms */
+    ASH_WOULD_BLOCK = 6,      /* the call was asked not to wait */
+    ASH_CANCELLED = 7,        /* the caller cancelled the operation */
+    ASH_SNAPSHOT_TOO_OLD = 8, /* the versions that this snapshot needs are gone */
+    ASH_INVALID = 10,         /* an argument or option is out of its range */
+    ASH_MISUSE = 11,          /* a call in the wrong state, e.g. after fork or after close */
+    ASH_TOO_LARGE = 12,       /* a key, value or transaction beyond its limit */
+    ASH_UNSUPPORTED = 13,     /* this build or machine cannot do it */
+    ASH_NO_MEMORY = 20,       /* the memory budget or the system's memory is exhausted */
+    /* the file system or a file-size limit is full; nothing acknowledged is lost */
+    ASH_NO_SPACE = 21,
+    ASH_IO = 22, /* the device or file system failed a request */
+    /* an earlier write failed: the handle is read-only, reopen the database */
+    ASH_POISONED = 23,
     ASH_READ_ONLY = 24,        /* opened read-only, or the file system is */
     ASH_BUSY = 25,             /* another process has the database open */
     ASH_CORRUPT = 30,          /* bytes on disk are not what was written */
@@ -72,11 +75,11 @@ typedef enum ash_rc {
 
 /* What is known about the last failed call of this thread (or fiber). */
 struct ash_error {
-    ash_rc code;          /* ASH_OK when nothing has failed yet */
-    int sys_errno;        /* the errno behind it, or 0 */
-    const char *message;  /* one sentence: what failed, which file, page or key, what to do */
-    const char *object;   /* the file, table or option concerned, or "" */
-    const char *where;    /* "file.c:123", for bug reports */
+    ash_rc code;         /* ASH_OK when nothing has failed yet */
+    int sys_errno;       /* the errno behind it, or 0 */
+    const char *message; /* one sentence: what failed, which file, page or key, what to do */
+    const char *object;  /* the file, table or option concerned, or "" */
+    const char *where;   /* "file.c:123", for bug reports */
 };
 
 /* Name of a code, e.g. "ASH_CORRUPT".  Never NULL.  Does not block. */
@@ -85,7 +88,8 @@ ASH_API const char *ash_rc_name(ash_rc rc);
 /* One short English phrase for a code.  Never NULL. */
 ASH_API const char *ash_strerror(ash_rc rc);
 
-/* Detail of this thread's (inside ash_run: this fiber's) last failed call; valid until its next call.  Never NULL. */
+/* Detail of this thread's (inside ash_run: this fiber's) last failed call; valid until its next
+ * call.  Never NULL. */
 ASH_API const struct ash_error *ash_error_last(void);
 
 /* Version of the library at run time, e.g. "0.1.0". */
@@ -107,9 +111,9 @@ ash_slice(const void *data, size_t size)
     return s;
 }
 
-#define ASH_KEY_SIZE_MAX 992           /* bytes, with the default page size; keys may be empty */
-#define ASH_VALUE_SIZE_MAX (1u << 20)  /* bytes */
-#define ASH_TABLE_NAME_MAX 255         /* bytes, UTF-8, no zero byte, not empty */
+#define ASH_KEY_SIZE_MAX   992        /* bytes, with the default page size; keys may be empty */
+#define ASH_VALUE_SIZE_MAX (1u << 20) /* bytes */
+#define ASH_TABLE_NAME_MAX 255        /* bytes, UTF-8, no zero byte, not empty */
 
 /* ---- Database ------------------------------------------------------------------------------ */
 
@@ -121,13 +125,16 @@ typedef struct ash_cursor ash_cursor;
 enum {
     ASH_OPEN_CREATE = 1u << 0,    /* create the database when the directory holds none */
     ASH_OPEN_EXCLUSIVE = 1u << 1, /* with CREATE: fail with ASH_EXISTS when there is one */
-    ASH_OPEN_READ_ONLY = 1u << 2  /* change nothing; refused with a clear error when recovery would have to write */
+    /* change nothing; refused with a clear error when recovery would have to write */
+    ASH_OPEN_READ_ONLY = 1u << 2
 };
 
 /* Opens the database in directory `path`; recovers it first when it was not closed cleanly.
- * `options` is NULL or a string "name=value,name=value" (sizes take KiB, MiB, GiB; see ash_option_next).
- * May block.  One process at a time: otherwise ASH_BUSY.  The caller closes *db_out with ash_close(). */
-ASH_API ASH_MUST_CHECK ash_rc ash_open(const char *path, unsigned flags, const char *options, ash_db **db_out);
+ * `options` is NULL or a string "name=value,name=value" (sizes take KiB, MiB, GiB; see
+ * ash_option_next). May block.  One process at a time: otherwise ASH_BUSY.  The caller closes
+ * *db_out with ash_close(). */
+ASH_API ASH_MUST_CHECK ash_rc ash_open(const char *path, unsigned flags, const char *options,
+                                       ash_db **db_out);
 
 /* Ends every session, writes a final checkpoint and closes.  Open transactions are rolled back.
  * The handle is gone even when an error is returned (then the next open recovers).  May block. */
@@ -139,23 +146,26 @@ ASH_API ASH_MUST_CHECK ash_rc ash_checkpoint(ash_db *db);
 /* One option of the engine, as `ashlar options` prints it. */
 struct ash_option_info {
     const char *name;
-    const char *type;          /* "size", "integer", "bool", "enum" */
-    const char *unit;          /* "bytes", "ms", ... or "" */
-    const char *range;         /* readable, e.g. "16MiB..16TiB" */
+    const char *type;  /* "size", "integer", "bool", "enum" */
+    const char *unit;  /* "bytes", "ms", ... or "" */
+    const char *range; /* readable, e.g. "16MiB..16TiB" */
     const char *default_value;
-    const char *help;          /* one line */
-    bool changeable;           /* by ash_option_set() while the database is open */
+    const char *help; /* one line */
+    bool changeable;  /* by ash_option_set() while the database is open */
 };
 
-/* Walks the option table: `*iter` starts at 0; returns false after the last.  The strings are static. */
+/* Walks the option table: `*iter` starts at 0; returns false after the last.  The strings are
+ * static. */
 ASH_API bool ash_option_next(unsigned *iter, struct ash_option_info *info_out);
 
 /* Reads or changes one option of an open database.  `value` needs room for `size` bytes. */
-ASH_API ASH_MUST_CHECK ash_rc ash_option_get(ash_db *db, const char *name, char *value_out, size_t size);
+ASH_API ASH_MUST_CHECK ash_rc ash_option_get(ash_db *db, const char *name, char *value_out,
+                                             size_t size);
 ASH_API ASH_MUST_CHECK ash_rc ash_option_set(ash_db *db, const char *name, const char *value);
 
-/* Called for every message that the library wants to tell (it never prints).  level: 0 error .. 3 debug.
- * NULL restores silence.  The hook may be called from any thread and must not call the library. */
+/* Called for every message that the library wants to tell (it never prints).  level: 0 error .. 3
+ * debug. NULL restores silence.  The hook may be called from any thread and must not call the
+ * library. */
 typedef void (*ash_log_fn)(void *arg, int level, const char *message);
 ASH_API void ash_log_hook(ash_log_fn fn, void *arg);
 
@@ -167,9 +177,11 @@ enum ash_isolation {
 };
 
 enum ash_durability {
-    ASH_DURABILITY_SYNC = 0,  /* default: commit returns when the log is on stable storage */
-    ASH_DURABILITY_ASYNC = 1, /* commit returns at once, the log is written soon; see ash_commit_ticket */
-    ASH_DURABILITY_NONE = 2   /* as ASYNC, and nobody waits: a crash may lose the last moments, never part of a transaction */
+    ASH_DURABILITY_SYNC = 0, /* default: commit returns when the log is on stable storage */
+    /* commit returns at once, the log is written soon; see ash_commit_ticket */
+    ASH_DURABILITY_ASYNC = 1,
+    /* as ASYNC, and nobody waits: a crash may lose the last moments, never part of a transaction */
+    ASH_DURABILITY_NONE = 2
 };
 
 struct ash_txn_options {
@@ -179,36 +191,46 @@ struct ash_txn_options {
     uint32_t lock_timeout_ms; /* 0: the database's lock_timeout_ms */
 };
 
-/* Makes a session.  Cheap; make one per thread or per connection.  Close it with ash_session_close(), which rolls
- * an open transaction back.  A session has at most one transaction. */
+/* Makes a session.  Cheap; make one per thread or per connection.  Close it with
+ * ash_session_close(), which rolls an open transaction back.  A session has at most one
+ * transaction. */
 ASH_API ASH_MUST_CHECK ash_rc ash_session_open(ash_db *db, ash_session **session_out);
 ASH_API void ash_session_close(ash_session *session);
 
 /* Durability of the session's autocommitted calls (default: the option `durability`). */
-ASH_API ASH_MUST_CHECK ash_rc ash_session_durability(ash_session *session, enum ash_durability durability);
+ASH_API ASH_MUST_CHECK ash_rc ash_session_durability(ash_session *session,
+                                                     enum ash_durability durability);
 
-/* Begins a transaction; `options` NULL means snapshot isolation and the session's durability.  ASH_MISUSE when one is
- * open.  Without a transaction every data call below is a transaction of its own (autocommit). */
-ASH_API ASH_MUST_CHECK ash_rc ash_begin(ash_session *session, const struct ash_txn_options *options);
+/* Begins a transaction; `options` NULL means snapshot isolation and the session's durability.
+ * ASH_MISUSE when one is open.  Without a transaction every data call below is a transaction of its
+ * own (autocommit). */
+ASH_API ASH_MUST_CHECK ash_rc ash_begin(ash_session *session,
+                                        const struct ash_txn_options *options);
 
-/* Commits.  With SYNC: returns ASH_OK only when the commit is durable (may block).  On failure the transaction is rolled
- * back, except ASH_POISONED/ASH_IO from the wait for durability: then the outcome is known only after reopening. */
+/* Commits.  With SYNC: returns ASH_OK only when the commit is durable (may block).  On failure the
+ * transaction is rolled back, except ASH_POISONED/ASH_IO from the wait for durability: then the
+ * outcome is known only after reopening. */
 ASH_API ASH_MUST_CHECK ash_rc ash_commit(ash_session *session);
 
-/* Commits and returns at once with a ticket; the transaction is visible to others now and durable later. */
+/* Commits and returns at once with a ticket; the transaction is visible to others now and durable
+ * later. */
 ASH_API ASH_MUST_CHECK ash_rc ash_commit_ticket(ash_session *session, uint64_t *ticket_out);
-/* Waits until the ticket's commit is durable.  May block.  Tickets are ordered: waiting for one covers all smaller ones. */
+/* Waits until the ticket's commit is durable.  May block.  Tickets are ordered: waiting for one
+ * covers all smaller ones. */
 ASH_API ASH_MUST_CHECK ash_rc ash_ticket_wait(ash_db *db, uint64_t ticket);
 /* True when the ticket's commit is durable.  Does not block. */
 ASH_API bool ash_ticket_done(ash_db *db, uint64_t ticket);
-/* Commits and calls fn(arg, rc) from an engine thread once durable (ASH_OK) or failed; fn must not block. */
+/* Commits and calls fn(arg, rc) from an engine thread once durable (ASH_OK) or failed; fn must not
+ * block. */
 typedef void (*ash_commit_fn)(void *arg, ash_rc rc);
-ASH_API ASH_MUST_CHECK ash_rc ash_commit_callback(ash_session *session, ash_commit_fn fn, void *arg);
+ASH_API ASH_MUST_CHECK ash_rc ash_commit_callback(ash_session *session, ash_commit_fn fn,
+                                                  void *arg);
 
 /* Undoes everything since ash_begin().  May block.  Fails only when the database is poisoned. */
 ASH_API ash_rc ash_rollback(ash_session *session);
 
-/* Sets a savepoint (any number, O(1)) / undoes everything after it; it stays set.  `*savepoint_out` is an ordinary number. */
+/* Sets a savepoint (any number, O(1)) / undoes everything after it; it stays set.  `*savepoint_out`
+ * is an ordinary number. */
 ASH_API ASH_MUST_CHECK ash_rc ash_savepoint(ash_session *session, uint64_t *savepoint_out);
 ASH_API ASH_MUST_CHECK ash_rc ash_rollback_to(ash_session *session, uint64_t savepoint);
 
@@ -221,28 +243,35 @@ struct ash_table_options {
     uint32_t page_size; /* bytes, a power of two, 4096..2097152; 0: the default (4096) */
 };
 
-/* Creates or drops a table.  Transactional: visible to others at commit, undone by rollback.  Drop returns the space
- * in the background.  `options` may be NULL.  May block. */
-ASH_API ASH_MUST_CHECK ash_rc ash_table_create(ash_session *session, const char *name, const struct ash_table_options *options);
+/* Creates or drops a table.  Transactional: visible to others at commit, undone by rollback.  Drop
+ * returns the space in the background.  `options` may be NULL.  May block. */
+ASH_API ASH_MUST_CHECK ash_rc ash_table_create(ash_session *session, const char *name,
+                                               const struct ash_table_options *options);
 ASH_API ASH_MUST_CHECK ash_rc ash_table_drop(ash_session *session, const char *name);
 
-/* Opens a table for use by every session of the database.  Close it before the database; a handle of a dropped table
- * returns ASH_NOT_FOUND. */
-ASH_API ASH_MUST_CHECK ash_rc ash_table_open(ash_session *session, const char *name, ash_table **table_out);
+/* Opens a table for use by every session of the database.  Close it before the database; a handle
+ * of a dropped table returns ASH_NOT_FOUND. */
+ASH_API ASH_MUST_CHECK ash_rc ash_table_open(ash_session *session, const char *name,
+                                             ash_table **table_out);
 ASH_API void ash_table_close(ash_table *table);
 
 /* Lists tables in name order: `fn` returns false to stop. */
-typedef bool (*ash_table_list_fn)(void *arg, const char *name, const struct ash_table_options *options);
+typedef bool (*ash_table_list_fn)(void *arg, const char *name,
+                                  const struct ash_table_options *options);
 ASH_API ASH_MUST_CHECK ash_rc ash_table_list(ash_session *session, ash_table_list_fn fn, void *arg);
 
 /* ---- Rows ---------------------------------------------------------------------------------- */
 
-/* Reads one row.  `*value_out` stays valid until the session's next call.  ASH_NOT_FOUND when absent.  May block. */
-ASH_API ASH_MUST_CHECK ash_rc ash_get(ash_session *session, ash_table *table, struct ash_slice key, struct ash_slice *value_out);
+/* Reads one row.  `*value_out` stays valid until the session's next call.  ASH_NOT_FOUND when
+ * absent.  May block. */
+ASH_API ASH_MUST_CHECK ash_rc ash_get(ash_session *session, ash_table *table, struct ash_slice key,
+                                      struct ash_slice *value_out);
 
-/* Reads `count` rows with overlapping page reads; results[i] is ASH_OK, ASH_NOT_FOUND or an error, values[i] stays valid
- * until the session's next call.  Returns the first result that is neither OK nor NOT_FOUND, else ASH_OK. */
-ASH_API ASH_MUST_CHECK ash_rc ash_multiget(ash_session *session, ash_table *table, size_t count, const struct ash_slice *keys,
+/* Reads `count` rows with overlapping page reads; results[i] is ASH_OK, ASH_NOT_FOUND or an error,
+ * values[i] stays valid until the session's next call.  Returns the first result that is neither OK
+ * nor NOT_FOUND, else ASH_OK. */
+ASH_API ASH_MUST_CHECK ash_rc ash_multiget(ash_session *session, ash_table *table, size_t count,
+                                           const struct ash_slice *keys,
                                            struct ash_slice *values_out, ash_rc *results_out);
 
 enum ash_lock_wait {
@@ -250,23 +279,32 @@ enum ash_lock_wait {
     ASH_LOCK_NOWAIT = 1 /* ASH_WOULD_BLOCK instead of waiting */
 };
 
-/* Reads the newest committed version and locks the row until the transaction ends (needs a transaction).  ASH_NOT_FOUND
- * locks nothing. */
-ASH_API ASH_MUST_CHECK ash_rc ash_get_for_update(ash_session *session, ash_table *table, struct ash_slice key,
-                                                 enum ash_lock_wait wait, struct ash_slice *value_out);
+/* Reads the newest committed version and locks the row until the transaction ends (needs a
+ * transaction).  ASH_NOT_FOUND locks nothing. */
+ASH_API ASH_MUST_CHECK ash_rc ash_get_for_update(ash_session *session, ash_table *table,
+                                                 struct ash_slice key, enum ash_lock_wait wait,
+                                                 struct ash_slice *value_out);
 
-/* Writes one row: put inserts or replaces; insert fails with ASH_EXISTS; update and delete fail with ASH_NOT_FOUND.
- * Locks the row until the transaction ends.  A failed call leaves the transaction usable.  May block. */
-ASH_API ASH_MUST_CHECK ash_rc ash_put(ash_session *session, ash_table *table, struct ash_slice key, struct ash_slice value);
-ASH_API ASH_MUST_CHECK ash_rc ash_insert(ash_session *session, ash_table *table, struct ash_slice key, struct ash_slice value);
-ASH_API ASH_MUST_CHECK ash_rc ash_update(ash_session *session, ash_table *table, struct ash_slice key, struct ash_slice value);
-ASH_API ASH_MUST_CHECK ash_rc ash_delete(ash_session *session, ash_table *table, struct ash_slice key);
+/* Writes one row: put inserts or replaces; insert fails with ASH_EXISTS; update and delete fail
+ * with ASH_NOT_FOUND. Locks the row until the transaction ends.  A failed call leaves the
+ * transaction usable.  May block. */
+ASH_API ASH_MUST_CHECK ash_rc ash_put(ash_session *session, ash_table *table, struct ash_slice key,
+                                      struct ash_slice value);
+ASH_API ASH_MUST_CHECK ash_rc ash_insert(ash_session *session, ash_table *table,
+                                         struct ash_slice key, struct ash_slice value);
+ASH_API ASH_MUST_CHECK ash_rc ash_update(ash_session *session, ash_table *table,
+                                         struct ash_slice key, struct ash_slice value);
+ASH_API ASH_MUST_CHECK ash_rc ash_delete(ash_session *session, ash_table *table,
+                                         struct ash_slice key);
 
-/* Loads rows in ascending key order into an empty table, filling pages and writing them in large writes.  `next` fills
- * key and value and returns ASH_OK, or ASH_NOT_FOUND at the end, or an error that stops the load.  All or nothing:
- * after a failure or crash the table is empty.  Not inside a transaction (ASH_MISUSE). */
-typedef ash_rc (*ash_bulk_next_fn)(void *arg, struct ash_slice *key_out, struct ash_slice *value_out);
-ASH_API ASH_MUST_CHECK ash_rc ash_bulk_load(ash_session *session, ash_table *table, ash_bulk_next_fn next, void *arg);
+/* Loads rows in ascending key order into an empty table, filling pages and writing them in large
+ * writes.  `next` fills key and value and returns ASH_OK, or ASH_NOT_FOUND at the end, or an error
+ * that stops the load.  All or nothing: after a failure or crash the table is empty.  Not inside a
+ * transaction (ASH_MISUSE). */
+typedef ash_rc (*ash_bulk_next_fn)(void *arg, struct ash_slice *key_out,
+                                   struct ash_slice *value_out);
+ASH_API ASH_MUST_CHECK ash_rc ash_bulk_load(ash_session *session, ash_table *table,
+                                            ash_bulk_next_fn next, void *arg);
 
 /* ---- Cursors ------------------------------------------------------------------------------- */
 
@@ -282,27 +320,33 @@ struct ash_row {
     struct ash_slice value;
 };
 
-/* Opens a cursor; `options` NULL means all rows, ascending; the bounds are copied.  It sees the transaction's snapshot and its
- * own later changes; outside a transaction it takes a snapshot that lives until it is closed.  It stays valid while
- * others split or change pages, and ends with its transaction. */
-ASH_API ASH_MUST_CHECK ash_rc ash_cursor_open(ash_session *session, ash_table *table, const struct ash_cursor_options *options,
+/* Opens a cursor; `options` NULL means all rows, ascending; the bounds are copied.  It sees the
+ * transaction's snapshot and its own later changes; outside a transaction it takes a snapshot that
+ * lives until it is closed.  It stays valid while others split or change pages, and ends with its
+ * transaction. */
+ASH_API ASH_MUST_CHECK ash_rc ash_cursor_open(ash_session *session, ash_table *table,
+                                              const struct ash_cursor_options *options,
                                               ash_cursor **cursor_out);
 ASH_API void ash_cursor_close(ash_cursor *cursor);
 
-/* Moves to the next row in the cursor's direction; ASH_NOT_FOUND after the last.  The row is valid until the next call on
- * the cursor. */
+/* Moves to the next row in the cursor's direction; ASH_NOT_FOUND after the last.  The row is valid
+ * until the next call on the cursor. */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_next(ash_cursor *cursor, struct ash_row *row_out);
 /* Moves against the cursor's direction. */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_prev(ash_cursor *cursor, struct ash_row *row_out);
-/* Positions the cursor so that ash_cursor_next() gives the first row at or after `key` (reverse: at or before). */
+/* Positions the cursor so that ash_cursor_next() gives the first row at or after `key` (reverse: at
+ * or before). */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_seek(ash_cursor *cursor, struct ash_slice key);
-/* Fills up to `capacity` rows; all stay valid until the next call on the cursor.  ASH_NOT_FOUND when there was none. */
-ASH_API ASH_MUST_CHECK ash_rc ash_cursor_batch(ash_cursor *cursor, size_t capacity, struct ash_row *rows_out, size_t *count_out);
+/* Fills up to `capacity` rows; all stay valid until the next call on the cursor.  ASH_NOT_FOUND
+ * when there was none. */
+ASH_API ASH_MUST_CHECK ash_rc ash_cursor_batch(ash_cursor *cursor, size_t capacity,
+                                               struct ash_row *rows_out, size_t *count_out);
 
 /* ---- Running on executors ------------------------------------------------------------------ */
 
-/* Runs fn(session, arg) on an executor fiber with a session of its own, and done(arg, rc) after it, also on the executor.
- * Does not block unless `executor_queue` requests are waiting already.  A transaction left open by fn is rolled back. */
+/* Runs fn(session, arg) on an executor fiber with a session of its own, and done(arg, rc) after it,
+ * also on the executor. Does not block unless `executor_queue` requests are waiting already.  A
+ * transaction left open by fn is rolled back. */
 typedef ash_rc (*ash_run_fn)(ash_session *session, void *arg);
 typedef void (*ash_done_fn)(void *arg, ash_rc rc);
 ASH_API ASH_MUST_CHECK ash_rc ash_run(ash_db *db, ash_run_fn fn, void *arg, ash_done_fn done);
@@ -319,12 +363,14 @@ struct ash_table_stat {
     uint32_t height; /* 1: the root is a leaf */
     uint64_t bytes;  /* of all its pages */
 };
-/* Walks the table's inner pages (leaves too when they hold large values).  May block for long on large tables. */
-ASH_API ASH_MUST_CHECK ash_rc ash_table_stats(ash_session *session, ash_table *table, struct ash_table_stat *stat_out);
+/* Walks the table's inner pages (leaves too when they hold large values).  May block for long on
+ * large tables. */
+ASH_API ASH_MUST_CHECK ash_rc ash_table_stats(ash_session *session, ash_table *table,
+                                              struct ash_table_stat *stat_out);
 
-/* Verifies everything: every page's checksum and identity, structure, key order, reachability, map, log continuity.
- * Calls fn for each finding; returns ASH_OK when there was none, ASH_CORRUPT otherwise.  Best on a quiet database: it
- * takes the checkpoint lock.  May block for long. */
+/* Verifies everything: every page's checksum and identity, structure, key order, reachability, map,
+ * log continuity. Calls fn for each finding; returns ASH_OK when there was none, ASH_CORRUPT
+ * otherwise.  Best on a quiet database: it takes the checkpoint lock.  May block for long. */
 typedef void (*ash_finding_fn)(void *arg, const char *file, uint64_t page, const char *message);
 ASH_API ASH_MUST_CHECK ash_rc ash_verify(ash_db *db, ash_finding_fn fn, void *arg);
 

@@ -2,10 +2,12 @@
  *
  * tool.h - what the subcommands of `ashlar` share.
  *
- * Exit codes, for scripts: 0 done; 1 the answer is no (no such key or table, or verify found damage); 2 wrong usage;
- * 3 the database or the system failed.  Results go to stdout, everything else to stderr.
+ * Exit codes, for scripts: 0 done; 1 the answer is no (no such key or table, or verify found
+ * damage); 2 wrong usage; 3 the database or the system failed.  Results go to stdout, everything
+ * else to stderr.
  *
- * Commands that only read open the database read-only, so that they change no byte of one that was closed cleanly.
+ * Commands that only read open the database read-only, so that they change no byte of one that was
+ * closed cleanly.
  */
 #ifndef ASH_TOOL_H
 #define ASH_TOOL_H
@@ -72,15 +74,17 @@ struct tool_db {
     ash_session *session;
     ash_table *table;
 };
-/* Opens DIR (first positional) with --options, and a table unless it is NULL.  `out` is fit for tool_close() in any case.
- * tool_open_read(): read-only when the database was closed cleanly; else it is recovered first, and that is said. */
+/* Opens DIR (first positional) with --options, and a table unless it is NULL.  `out` is fit for
+ * tool_close() in any case. tool_open_read(): read-only when the database was closed cleanly; else
+ * it is recovered first, and that is said. */
 ash_rc tool_open(struct tool_args *args, unsigned flags, const char *table, struct tool_db *out);
 ash_rc tool_open_read(struct tool_args *args, const char *table, struct tool_db *out);
 int tool_close(struct tool_db *t, int result); /* a failure to close becomes TOOL_FAILED */
 
 /* ---- Signals and the end of output ---- */
 
-/* SIGINT, SIGTERM or SIGPIPE once one came: loops stop, the database is closed, then the process ends by that signal. */
+/* SIGINT, SIGTERM or SIGPIPE once one came: loops stop, the database is closed, then the process
+ * ends by that signal. */
 extern volatile sig_atomic_t tool_signal;
 void tool_signals(void);
 /* Flushes stdout; a result that could not be written is a failure. */
@@ -88,7 +92,8 @@ int tool_finish(int result);
 
 /* ---- Bytes as text (tool_text.c) ---- */
 
-/* On the command line, in TSV and in output, bytes outside printable text and the backslash are \xHH.  False when `capacity` is too small. */
+/* On the command line, in TSV and in output, bytes outside printable text and the backslash are
+ * \xHH.  False when `capacity` is too small. */
 bool tool_unescape(struct ash_slice text, char *out, size_t capacity, size_t *size_out);
 void tool_print_bytes(FILE *f, struct ash_slice s);
 /* "text", for strings that are text; what is not UTF-8 becomes U+FFFD. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_inspect.c - inspect: a page, log records, a zone, as text.  The one command that looks beneath the public interface.
+ * tool_inspect.c - inspect: a page, log records, a zone, as text.  The one command that looks
+ * beneath the public interface.
  */
 #include "api/api.h"
 #include "base/assert.h"
@@ -222,7 +223,8 @@ by_offset(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
-/* The pages whose current version lies in the zone; what is left of it is map, waiting for reuse, or free. */
+/* The pages whose current version lies in the zone; what is left of it is map, waiting for reuse,
+ * or free. */
 static size_t
 find_zone_pages(const struct db_layers *db, const struct zone *z, struct zone_page *pages,
                 size_t capacity)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_load.c - load: rows from TSV, CSV and deb822 files into a table, in batches of one transaction.
+ * tool_load.c - load: rows from TSV, CSV and deb822 files into a table, in batches of one
+ * transaction.
  *
- * A row that cannot be loaded stops the load with its line number; what came before it stays.  So do the finished
- * batches when the process is killed: each is one commit.
+ * A row that cannot be loaded stops the load with its line number; what came before it stays.  So
+ * do the finished batches when the process is killed: each is one commit.
  */
 #include "base/clock.h"
 #include "base/mem.h"
@@ -66,7 +67,8 @@ load_room(struct load *l)
     return true;
 }
 
-/* Appends one line with its newline to the row.  1: there was one, 0: end of input, -1: after a message. */
+/* Appends one line with its newline to the row.  1: there was one, 0: end of input, -1: after a
+ * message. */
 static int
 load_line(struct load *l)
 {
@@ -126,7 +128,8 @@ load_tsv_field(const struct load *l, unsigned column, size_t *from_out, size_t *
     }
 }
 
-/* Reads on to a line that is not empty and not a comment: "#" and no tab, as `ashlar dump` writes titles. */
+/* Reads on to a line that is not empty and not a comment: "#" and no tab, as `ashlar dump` writes
+ * titles. */
 static int
 load_tsv_line(struct load *l)
 {
@@ -217,7 +220,8 @@ load_csv_record(struct load *l)
     }
 }
 
-/* Copies field `column`, without its quotes, to scratch; its size, or -1 when there is no such field. */
+/* Copies field `column`, without its quotes, to scratch; its size, or -1 when there is no such
+ * field. */
 static long
 load_csv_field(struct load *l, unsigned column)
 {

@@ -50,7 +50,8 @@ tool_print_bytes(FILE *f, struct ash_slice s)
     }
 }
 
-/* Length of the UTF-8 sequence at p, or 0 when there is none: no overlong forms, no surrogates, nothing above U+10FFFF. */
+/* Length of the UTF-8 sequence at p, or 0 when there is none: no overlong forms, no surrogates,
+ * nothing above U+10FFFF. */
 static size_t
 utf8_length(const unsigned char *p, size_t left)
 {

@@ -59,14 +59,16 @@ uint64_t mem_fail_count(void);
 
 /* ---- Arenas: the memory of a simulated life, released as a whole (mem_arena.c) ----
  *
- * While mem_arena_current is set, the calling thread's mem_alloc() and mem_map() (never huge) come from that arena and
- * mem_used() tells of it alone, so that simulations on several threads do not see each other.  Freeing works in any state:
- * each block goes back to where it came from, but only on the thread that began the arena.  Only the simulation sets
- * it (src/task); memory that must outlive the run is allocated like this, without parking in between:
- *     struct mem_arena *arena = mem_arena_suspend(); ... mem_alloc() ... ; mem_arena_resume(arena); */
+ * While mem_arena_current is set, the calling thread's mem_alloc() and mem_map() (never huge) come
+ * from that arena and mem_used() tells of it alone, so that simulations on several threads do not
+ * see each other.  Freeing works in any state: each block goes back to where it came from, but only
+ * on the thread that began the arena.  Only the simulation sets it (src/task); memory that must
+ * outlive the run is allocated like this, without parking in between:
+ *     struct mem_arena *arena = mem_arena_suspend(); ... mem_alloc() ... ; mem_arena_resume(arena);
+ *     */
 struct mem_arena;
 extern _Thread_local struct mem_arena *mem_arena_current;
-struct mem_arena *mem_arena_begin(void); /* not yet current; NULL on failure, raised */
+struct mem_arena *mem_arena_begin(void);     /* not yet current; NULL on failure, raised */
 void mem_arena_release(struct mem_arena *a); /* all that came from it is gone, freed or not */
 uint64_t mem_arena_used(const struct mem_arena *a); /* bytes, of all subsystems */
 

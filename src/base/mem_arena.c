@@ -60,9 +60,9 @@
 #define KIND_RUN        0x80u /* | log2 of the number of spans */
 
 /* Writing zeros over that much beats new pages from the kernel. */
-#define WIPE_MAX ((size_t)256 << 10)
+#define WIPE_MAX   ((size_t)256 << 10)
 /* A released arena keeps so many touched bytes of blocks, and as many of maps. */
-#define WARM_MAX ((size_t)64 << 20)
+#define WARM_MAX   ((size_t)64 << 20)
 /* Of each block so much is filled in debug builds: not to touch what nobody would. */
 #define POISON_MAX ((size_t)4096)
 

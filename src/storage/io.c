@@ -6,11 +6,13 @@
  * Read first: io.h (rules R1..R8), io_int.h.
  *
  * Invariants:
- *   I1  A request is finished exactly once, by io__finish(); nobody but its owner touches it afterwards.
- *   I2  A failed write or flush has poisoned the disk manager before its `done` is visible: whoever learns of
- *       a later success cannot have overtaken the failure.
- *   I3  poison_state goes 0 -> 1 -> 2 and never back; `poison` is written by the one who moved it from 0 to 1.
- * Locks: io->lock (spin) covers the lists of meters and buffer chunks; meter->lock (spin) one meter.  io->lock comes first.
+ *   I1  A request is finished exactly once, by io__finish(); nobody but its owner touches it
+ *       afterwards.
+ *   I2  A failed write or flush has poisoned the disk manager before its `done` is visible: whoever
+ *       learns of a later success cannot have overtaken the failure.
+ *   I3  poison_state goes 0 -> 1 -> 2 and never back; `poison` is written by the one who moved it
+ * from 0 to 1. Locks: io->lock (spin) covers the lists of meters and buffer chunks; meter->lock
+ * (spin) one meter.  io->lock comes first.
  */
 #include "base/bits.h"
 #include "base/clock.h"
@@ -261,7 +263,8 @@ meter_request(struct io *io, struct io_meter *m, const struct io_req *req)
 {
     struct hist *fresh = NULL;
 
-    /* Outside the spinlock: memory may be slow to come.  Only this meter's one writer gets here, so no one else makes it. */
+    /* Outside the spinlock: memory may be slow to come.  Only this meter's one writer gets here, so
+     * no one else makes it. */
     if (m->latency[req->class] == NULL && io->options.backend != IO_BACKEND_SIM) {
         fresh = mem_alloc(MEM_IO, sizeof(*fresh));
         if (fresh != NULL)
@@ -406,7 +409,8 @@ io__data_crc(const struct io_req *req)
     return crc;
 }
 
-/* R4: misaligned requests are bugs of the caller, and devices and file systems differ in which of them they refuse. */
+/* R4: misaligned requests are bugs of the caller, and devices and file systems differ in which of
+ * them they refuse. */
 static void
 assert_request(const struct io_req *req)
 {
@@ -537,7 +541,8 @@ io__transferred(struct io_req *req, int64_t result)
     req->retries++;
     if (whole > 0)
         return false; /* bounded: progress */
-    /* Nothing at all at the end of a file: asking again would not help a read.  A short tail is asked for again. */
+    /* Nothing at all at the end of a file: asking again would not help a read.  A short tail is
+     * asked for again. */
     if (req->retries <= IO_RETRY_MAX && !(req->op == IO_OP_READ && result == 0))
         return false;
     io__fail(req, req->op == IO_OP_READ ? ASH_CORRUPT : ASH_IO, 0);
@@ -595,7 +600,8 @@ io__raise(const struct io_req *req)
     return raise_transfer(req);
 }
 
-/* R3.  The sentence is made in the finisher's slot, which may belong to another task: put its own back. */
+/* R3.  The sentence is made in the finisher's slot, which may belong to another task: put its own
+ * back. */
 static void
 poison_by(struct io *io, struct io_req *req)
 {
@@ -684,7 +690,8 @@ io_wait(struct io_req *req)
 {
     struct io *io = req->file->io;
 
-    /* Always through the backend, even when done: the finisher may still be inside (see io_threads.c). */
+    /* Always through the backend, even when done: the finisher may still be inside (see
+     * io_threads.c). */
     if (!atomic_load_explicit(&req->done, memory_order_acquire) ||
         io->backend->kind == IO_BACKEND_THREADS) {
         if (!io__forked(io))

@@ -19,22 +19,34 @@
 
 #include <ashlar.h>
 
-#include <sys/uio.h>
-
 #include "task/task.h"
 
-#define IO_ALIGN 4096u        /* alignment that every caller keeps */
+#include <sys/uio.h>
+
+#define IO_ALIGN        4096u      /* alignment that every caller keeps */
 #define IO_TRANSFER_MAX (4u << 20) /* bytes of one request */
 
 struct io;
 struct io_dir;
 struct io_file;
 
-enum io_backend_kind { IO_BACKEND_AUTO = 0, IO_BACKEND_URING = 1, IO_BACKEND_THREADS = 2, IO_BACKEND_SIM = 3 };
+enum io_backend_kind {
+    IO_BACKEND_AUTO = 0,
+    IO_BACKEND_URING = 1,
+    IO_BACKEND_THREADS = 2,
+    IO_BACKEND_SIM = 3
+};
 
 /* In order of priority. */
 enum io_class {
-    IO_CLASS_WAL = 1, IO_CLASS_READ, IO_CLASS_WRITE, IO_CLASS_PAGE_WRITER, IO_CLASS_FLUSH, IO_CLASS_COMPACTION, IO_CLASS_READ_AHEAD, IO_CLASS_SCRUB,
+    IO_CLASS_WAL = 1,
+    IO_CLASS_READ,
+    IO_CLASS_WRITE,
+    IO_CLASS_PAGE_WRITER,
+    IO_CLASS_FLUSH,
+    IO_CLASS_COMPACTION,
+    IO_CLASS_READ_AHEAD,
+    IO_CLASS_SCRUB,
     IO_CLASS_COUNT
 };
 
@@ -42,9 +54,9 @@ struct sim_disk; /* sim_disk.h */
 
 struct io_options {
     enum io_backend_kind backend;
-    bool direct;              /* O_DIRECT where the file system can; one logged line where it cannot */
+    bool direct; /* O_DIRECT where the file system can; one logged line where it cannot */
     struct task_runtime *rt;
-    struct sim_disk *disk;    /* IO_BACKEND_SIM only */
+    struct sim_disk *disk; /* IO_BACKEND_SIM only */
 };
 
 /* URING and AUTO take uring when a ring with the flags that will be used can be made, else threads with one logged warning. */
@@ -55,23 +67,35 @@ enum io_backend_kind io_backend(const struct io *io);
 /* R3.  The first failure wins; its detail is raised again by io_check(). */
 void io_poison(struct io *io, ash_rc rc);
 bool io_poisoned(const struct io *io);
-ASH_MUST_CHECK ash_rc io_check(const struct io *io); /* ASH_OK, or ASH_POISONED with the first failure's sentence */
+ASH_MUST_CHECK ash_rc
+io_check(const struct io *io); /* ASH_OK, or ASH_POISONED with the first failure's sentence */
 
 /* ---- Directories and files: names are relative, no '/', opened with O_NOFOLLOW|O_CLOEXEC, files 0600 ---- */
 
-enum { IO_CREATE = 1u << 0, IO_EXCLUSIVE = 1u << 1, IO_READ_ONLY = 1u << 2, IO_LOCK = 1u << 3, IO_DSYNC = 1u << 4, IO_BUFFERED = 1u << 5 };
+enum {
+    IO_CREATE = 1u << 0,
+    IO_EXCLUSIVE = 1u << 1,
+    IO_READ_ONLY = 1u << 2,
+    IO_LOCK = 1u << 3,
+    IO_DSYNC = 1u << 4,
+    IO_BUFFERED = 1u << 5
+};
 
 /* flags: IO_CREATE makes the directory (0700; parents must exist). */
-ASH_MUST_CHECK ash_rc io_dir_open(struct io *io, const char *path, unsigned flags, struct io_dir **out);
+ASH_MUST_CHECK ash_rc io_dir_open(struct io *io, const char *path, unsigned flags,
+                                  struct io_dir **out);
 void io_dir_close(struct io_dir *d);
 const char *io_dir_path(const struct io_dir *d);
-ASH_MUST_CHECK ash_rc io_dir_list(struct io_dir *d, bool (*fn)(void *arg, const char *name), void *arg); /* name order */
+ASH_MUST_CHECK ash_rc io_dir_list(struct io_dir *d, bool (*fn)(void *arg, const char *name),
+                                  void *arg); /* name order */
 ASH_MUST_CHECK ash_rc io_dir_rename(struct io_dir *d, const char *from, const char *to);
 ASH_MUST_CHECK ash_rc io_dir_unlink(struct io_dir *d, const char *name);
-ASH_MUST_CHECK ash_rc io_dir_sync(struct io_dir *d); /* makes creates, renames and unlinks durable */
+ASH_MUST_CHECK ash_rc
+io_dir_sync(struct io_dir *d); /* makes creates, renames and unlinks durable */
 
 /* IO_LOCK: ASH_BUSY when another process (or handle) holds it.  A missing file: ASH_NOT_FOUND. */
-ASH_MUST_CHECK ash_rc io_file_open(struct io_dir *d, const char *name, unsigned flags, struct io_file **out);
+ASH_MUST_CHECK ash_rc io_file_open(struct io_dir *d, const char *name, unsigned flags,
+                                   struct io_file **out);
 void io_file_close(struct io_file *f);
 const char *io_file_name(const struct io_file *f);
 struct io *io_file_io(const struct io_file *f);
@@ -81,11 +105,16 @@ ASH_MUST_CHECK ash_rc io_file_size(struct io_file *f, uint64_t *bytes_out);
  * metadata.  ASH_NO_SPACE leaves it as it was. */
 ASH_MUST_CHECK ash_rc io_file_allocate(struct io_file *f, uint64_t bytes, bool zero);
 ASH_MUST_CHECK ash_rc io_file_truncate(struct io_file *f, uint64_t bytes);
-ASH_MUST_CHECK ash_rc io_file_punch(struct io_file *f, uint64_t offset, uint64_t bytes); /* gives blocks back; best effort */
+ASH_MUST_CHECK ash_rc io_file_punch(struct io_file *f, uint64_t offset,
+                                    uint64_t bytes); /* gives blocks back; best effort */
 
 /* ---- Requests ---- */
 
-enum io_op { IO_OP_READ = 1, IO_OP_WRITE = 2, IO_OP_FLUSH = 3 };
+enum io_op {
+    IO_OP_READ = 1,
+    IO_OP_WRITE = 2,
+    IO_OP_FLUSH = 3
+};
 
 struct io_req {
     /* set by the caller */
@@ -93,15 +122,15 @@ struct io_req {
     enum io_op op;
     enum io_class class;
     uint64_t offset;
-    void *buf;               /* one buffer ... */
+    void *buf; /* one buffer ... */
     uint32_t bytes;
-    uint32_t iov_count;      /* ... or, when > 0, iov with `bytes` in total (<= 64 entries) */
+    uint32_t iov_count; /* ... or, when > 0, iov with `bytes` in total (<= 64 entries) */
     const struct iovec *iov;
-    bool dsync;              /* a write that is durable when it completes (RWF_DSYNC) */
+    bool dsync; /* a write that is durable when it completes (RWF_DSYNC) */
     void *user;
     /* set by the disk manager */
     _Atomic bool done;
-    ash_rc rc;               /* the outcome; detail raised again by io_wait() */
+    ash_rc rc; /* the outcome; detail raised again by io_wait() */
     int sys_errno;
     uint64_t submit_ns, finish_ns;
     /* private */
@@ -109,22 +138,26 @@ struct io_req {
     uint32_t progress, slot, retries;
     struct io_req *next;
     struct iovec iov_local[2];
-    uint32_t crc;            /* of the data when it was submitted, where that is checked */
-    void *backend;           /* the backend's own */
-    bool quiet;              /* a failure does not poison (io_file_allocate) */
+    uint32_t crc;  /* of the data when it was submitted, where that is checked */
+    void *backend; /* the backend's own */
+    bool quiet;    /* a failure does not poison (io_file_allocate) */
 };
 
 /* Queues requests; does not park unless too many are in flight.  Requests to a poisoned manager fail when waited for.
  * On a host thread and an executor they reach the kernel at the next io_wait/io_kick/poll. */
 void io_submit(struct io_req **reqs, unsigned count);
-void io_kick(struct io *io);                    /* hands queued requests of the caller's ring to the kernel now */
-ASH_MUST_CHECK ash_rc io_wait(struct io_req *req);     /* parks until done; returns req->rc, raised */
-void io_wait_any(struct io_req **reqs, unsigned count); /* parks until at least one of them is done */
+void io_kick(struct io *io); /* hands queued requests of the caller's ring to the kernel now */
+ASH_MUST_CHECK ash_rc io_wait(struct io_req *req); /* parks until done; returns req->rc, raised */
+void
+io_wait_any(struct io_req **reqs, unsigned count); /* parks until at least one of them is done */
 
 /* One request, start to end.  Parks. */
-ASH_MUST_CHECK ash_rc io_read(struct io_file *f, void *buf, uint32_t bytes, uint64_t offset, enum io_class class);
-ASH_MUST_CHECK ash_rc io_write(struct io_file *f, const void *buf, uint32_t bytes, uint64_t offset, enum io_class class);
-ASH_MUST_CHECK ash_rc io_flush(struct io_file *f, enum io_class class); /* fdatasync; not retried (R3) */
+ASH_MUST_CHECK ash_rc io_read(struct io_file *f, void *buf, uint32_t bytes, uint64_t offset,
+                              enum io_class class);
+ASH_MUST_CHECK ash_rc io_write(struct io_file *f, const void *buf, uint32_t bytes, uint64_t offset,
+                               enum io_class class);
+ASH_MUST_CHECK ash_rc io_flush(struct io_file *f,
+                               enum io_class class); /* fdatasync; not retried (R3) */
 
 /* Tells the rings about long-lived buffer memory (frame arena, log buffer) so that requests inside use registered buffers.  Best
  * effort: a memlock limit is one logged line and no error.  Registered memory is pinned: until io_unregister_buffer() it must not be
@@ -133,7 +166,10 @@ void io_register_buffer(struct io *io, void *base, size_t bytes);
 void io_unregister_buffer(struct io *io, void *base);
 
 /* How durable is a completed write of this file, and how costly a flush?  Probed at open. */
-enum io_device_class { IO_DEVICE_WRITE_THROUGH = 1, IO_DEVICE_VOLATILE = 2 };
+enum io_device_class {
+    IO_DEVICE_WRITE_THROUGH = 1,
+    IO_DEVICE_VOLATILE = 2
+};
 enum io_device_class io_file_device_class(const struct io_file *f);
 
 struct io_stats {

@@ -2,8 +2,8 @@
  *
  * io_int.h - what the backends of the disk manager share.  Only for src/storage/io*.c and sim_*.c.
  *
- * A backend is two tables: io_backend moves requests, io_fs names and opens files.  uring and threads share the
- * POSIX io_fs (io_posix.c); the simulated disk has its own (io_sim.c).
+ * A backend is two tables: io_backend moves requests, io_fs names and opens files.  uring and
+ * threads share the POSIX io_fs (io_posix.c); the simulated disk has its own (io_sim.c).
  *
  * Life of a request:
  *
@@ -60,7 +60,8 @@ struct io_fs {
 extern const struct io_backend io__uring, io__threads, io__sim;
 extern const struct io_fs io__posix, io__sim_fs;
 
-/* Counters of one ring, worker or simulation: one writer at a time under `lock`, summed by io_stats(). */
+/* Counters of one ring, worker or simulation: one writer at a time under `lock`, summed by
+ * io_stats(). */
 struct io_meter {
     _Atomic uint32_t lock;
     struct io_meter *next; /* io->meters */
@@ -118,14 +119,16 @@ struct io_file {
     struct sim_file *sim;
 };
 
-/* Fills the private part and refuses what must not reach the backend; true: hand it to the backend. */
+/* Fills the private part and refuses what must not reach the backend; true: hand it to the backend.
+ * */
 bool io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns, bool quiet);
 void io__submit(struct io_req **reqs, unsigned count, bool quiet);
 
 /* Judges the result of one transfer (bytes, or -errno) of the segment that io__segment() gave.
  * True: the request is over, call io__finish(); false: submit the rest. */
 bool io__transferred(struct io_req *req, int64_t result);
-/* What is left to transfer: one vector whose entries are whole, or the rest of a single entry.  Valid until the next call. */
+/* What is left to transfer: one vector whose entries are whole, or the rest of a single entry.
+ * Valid until the next call. */
 uint64_t io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
                      uint32_t *bytes_out);
 /* Poisons when it must, meters, and sets done: the request may vanish at once. */
@@ -161,8 +164,8 @@ struct io_queue {
 };
 void io__queue_push(struct io_queue *q, struct io_req *req);
 void io__queue_push_front(struct io_queue *q, struct io_req *req);
-/* The next by priority, or the oldest one that has waited longer than IO_AGE_NS; background ones only when `background`
- * or when they are old.  NULL: none. */
+/* The next by priority, or the oldest one that has waited longer than IO_AGE_NS; background ones
+ * only when `background` or when they are old.  NULL: none. */
 struct io_req *io__queue_pop(struct io_queue *q, bool background, uint64_t now_ns);
 bool io__queue_remove(struct io_queue *q, struct io_req *req);
 

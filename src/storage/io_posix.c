@@ -4,9 +4,9 @@
  *
  * Entry points: the table io__posix; io__run_sync(), one request by preadv2/pwritev2/fdatasync.
  *
- * Every name is opened relative to its directory's descriptor and never through a symbolic link, so a directory that
- * is renamed, or a link planted in it, cannot send a write elsewhere.  A file is always used through O_DIRECT
- * or always through the page cache, never through both.
+ * Every name is opened relative to its directory's descriptor and never through a symbolic link, so
+ * a directory that is renamed, or a link planted in it, cannot send a write elsewhere.  A file is
+ * always used through O_DIRECT or always through the page cache, never through both.
  */
 #include "base/bits.h"
 #include "base/log.h"
@@ -187,8 +187,9 @@ posix_dir_sync(struct io_dir *d)
 
 /* ---- Probing ---- */
 
-/* "write through" in sysfs: the device has no volatile cache, so a completed O_DIRECT write survives a power cut.
- * Anything unknown (network file systems, tmpfs, btrfs' anonymous devices) counts as volatile. */
+/* "write through" in sysfs: the device has no volatile cache, so a completed O_DIRECT write
+ * survives a power cut. Anything unknown (network file systems, tmpfs, btrfs' anonymous devices)
+ * counts as volatile. */
 static enum io_device_class
 probe_device(const struct stat *st, bool direct)
 {
@@ -234,7 +235,8 @@ probe_align(int fd)
     return align;
 }
 
-/* A write beyond RLIMIT_FSIZE would kill the whole process with SIGXFSZ: refuse while it can still be refused. */
+/* A write beyond RLIMIT_FSIZE would kill the whole process with SIGXFSZ: refuse while it can still
+ * be refused. */
 static ash_rc
 check_limit(const struct io_file *f, uint64_t bytes)
 {
@@ -374,8 +376,9 @@ out_close:
 static void
 posix_file_close(struct io_file *f)
 {
-    /* Explicitly, because rings may still hold the description as a registered file.  Nothing is in flight here.
-     * Not in a forked child: it shares the description with the parent, whose lock it is. */
+    /* Explicitly, because rings may still hold the description as a registered file.  Nothing is in
+     * flight here. Not in a forked child: it shares the description with the parent, whose lock it
+     * is. */
     if ((f->flags & IO_LOCK) != 0 && !io__forked(f->io))
         flock(f->fd, LOCK_UN);
     close(f->fd);
@@ -394,7 +397,8 @@ fallocate_patiently(int fd, int mode, uint64_t offset, uint64_t bytes)
     return 0;
 }
 
-/* Writes zeros through the queue, so that a fiber parks and the class keeps its priority.  ENOSPC does not poison. */
+/* Writes zeros through the queue, so that a fiber parks and the class keeps its priority.  ENOSPC
+ * does not poison. */
 static ash_rc
 write_zeros(struct io_file *f, uint64_t from, uint64_t to)
 {

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io_sim.c - the disk manager on a simulated disk: requests complete after a drawn time, in the scheduler.
+ * io_sim.c - the disk manager on a simulated disk: requests complete after a drawn time, in the
+ * scheduler.
  *
  * Entry points: the tables io__sim and io__sim_fs.   Read first: sim_disk.h, sim_disk_int.h.
  *
  * Invariants:
- *   I1  The data of a write is taken at submission; at completion the buffer must still hold it (io.h R1).
- *   I2  sim__event() comes before the change it announces and may not return (a power cut); nothing is half done then.
- *   I3  The disk keeps no pointer into the simulated program: what a halted run leaves behind is the disk's own.
+ *   I1  The data of a write is taken at submission; at completion the buffer must still hold it
+ *       (io.h R1).
+ *   I2  sim__event() comes before the change it announces and may not return (a power cut); nothing
+ *       is half done then.
+ *   I3  The disk keeps no pointer into the simulated program: what a halted run leaves behind is
+ *       the disk's own.
  */
 #include "base/bits.h"
 #include "base/clock.h"
@@ -268,7 +272,8 @@ sim_stop(struct io *io)
 
 /* ---- Directories and files ---- */
 
-/* One call to the file system: it takes a request's time, then happens at once.  0, or the errno of a fault. */
+/* One call to the file system: it takes a request's time, then happens at once.  0, or the errno of
+ * a fault. */
 static int
 call(struct io *io, int op, uint64_t what)
 {

@@ -5,12 +5,14 @@
  * Entry points: the table io__threads.
  *
  * Invariants:
- *   I1  A worker touches a request only between taking it off the queue and storing `done`; both the store and the
- *       owner's wake-up happen under the request's gate.  The owner passes that gate before it returns, so
- *       neither the request nor the owner's task can vanish while the worker still uses them.
- *   I2  At most POOL_BACKGROUND_MAX workers serve background classes: foreground always finds one that isn't theirs.
- * Locks: pool->lock (mutex) covers queue, workers and counts.  gate[] (mutexes) come after nothing and before nothing.
- * A host thread's single requests run on that thread itself: handing them over would cost two context switches.
+ *   I1  A worker touches a request only between taking it off the queue and storing `done`; both
+ *       the store and the owner's wake-up happen under the request's gate.  The owner passes that
+ *       gate before it returns, so neither the request nor the owner's task can vanish while the
+ *       worker still uses them.
+ *   I2  At most POOL_BACKGROUND_MAX workers serve background classes: foreground always finds one
+ * that isn't theirs. Locks: pool->lock (mutex) covers queue, workers and counts.  gate[] (mutexes)
+ * come after nothing and before nothing. A host thread's single requests run on that thread itself:
+ * handing them over would cost two context switches.
  */
 #include "base/clock.h"
 #include "base/log.h"

@@ -1,21 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io_uring.c - requests through io_uring: one ring per host thread and per executor, used by that thread only.
+ * io_uring.c - requests through io_uring: one ring per host thread and per executor, used by that
+ * thread only.
  *
  * Entry points: the table io__uring.   Read first: io_int.h, engine.md's M1 and M2 in spirit: batches are what pays.
  *
- * A ring is made at a thread's first request.  Host threads submit and wait in one system call; on an executor the
- * fibers queue and park, and the executor's loop submits for all of them and reaps (struct task_poller).
+ * A ring is made at a thread's first request.  Host threads submit and wait in one system call; on
+ * an executor the fibers queue and park, and the executor's loop submits for all of them and reaps
+ * (struct task_poller).
  *
  * Invariants:
- *   I1  Ring memory, queues and slots are touched only by the ring's thread, except at its end (I5).
+ *   I1  Ring memory, queues and slots are touched only by the ring's thread, except at its end
+ *       (I5).
  *   I2  in_flight <= cq_entries - CQ_RESERVE: the completion queue cannot overflow.
- *   I3  user_data = slot number and the slot's generation: a completion that doesn't match its slot's generation is
- *       counted and dropped, never taken for another request's.
- *   I4  An io_uring_enter() that fails leaves its entries in the submission queue; they go with the next one.
- *   I5  Whoever clears ring->io under rings_lock tears the ring down, or leaves that to the executor's poller.  The
- *       memory goes with the last reference (thread, poller).
- * Locks: rings_lock (mutex): lists of rings, ring->io, ring->refs.  Nothing is taken under it but io->lock.
+ *   I3  user_data = slot number and the slot's generation: a completion that doesn't match its
+ *       slot's generation is counted and dropped, never taken for another request's.
+ *   I4  An io_uring_enter() that fails leaves its entries in the submission queue; they go with the
+ *       next one.
+ *   I5  Whoever clears ring->io under rings_lock tears the ring down, or leaves that to the
+ *       executor's poller.  The memory goes with the last reference (thread, poller). Locks:
+ *       rings_lock (mutex): lists of rings, ring->io, ring->refs.  Nothing is taken under it but
+ *       io->lock.
  */
 #include "base/bits.h"
 #include "base/clock.h"
@@ -126,7 +131,8 @@ static pthread_once_t thread_key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t thread_key;
 static _Thread_local struct ring *thread_rings;
 
-/* From the best set-up down.  Each is tried as it will be used; what an older kernel doesn't know, it refuses. */
+/* From the best set-up down.  Each is tried as it will be used; what an older kernel doesn't know,
+ * it refuses. */
 static const unsigned ladder[] = {
     IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
         IORING_SETUP_SUBMIT_ALL,
@@ -410,8 +416,9 @@ ring_drop_closed_files(struct ring *r, struct io *io)
     }
 }
 
-/* The file's index in the ring's table, or -1: a plain descriptor.  Direct mapped; a file is registered once it is hot,
- * because each registration keeps the file open until the ring notices that it was closed. */
+/* The file's index in the ring's table, or -1: a plain descriptor.  Direct mapped; a file is
+ * registered once it is hot, because each registration keeps the file open until the ring notices
+ * that it was closed. */
 static int
 ring_file_index(struct ring *r, const struct io_file *f)
 {
@@ -453,7 +460,8 @@ ring_refuse_buffers(struct ring *r, struct io *io, int err)
             strerror(-err));
 }
 
-/* Makes the table of `u` equal to now[].  A chunk's id decides: the same address may hold other memory by now. */
+/* Makes the table of `u` equal to now[].  A chunk's id decides: the same address may hold other
+ * memory by now. */
 static int
 update_buffers(struct io_uring *u, struct io_chunk *have, const struct io_chunk *now, bool *on)
 {
@@ -474,8 +482,9 @@ update_buffers(struct io_uring *u, struct io_chunk *have, const struct io_chunk 
     return err < 0 ? err : 0;
 }
 
-/* Pinning the memory once, in the master ring, and cloning that table costs microseconds per ring instead of a walk over
- * all pages and 16 bytes for each.  Kernels before 6.12 refuse; then each ring pins for itself. */
+/* Pinning the memory once, in the master ring, and cloning that table costs microseconds per ring
+ * instead of a walk over all pages and 16 bytes for each.  Kernels before 6.12 refuse; then each
+ * ring pins for itself. */
 static int
 clone_buffers(struct ring *r, struct uring_state *s, const struct io_chunk *now)
 {

@@ -2,9 +2,10 @@
  *
  * page_check.c - is this the page it should be?  Looks only at bytes: nothing here reads or waits.
  *
- * Each check of the header catches its own fault: the checksum rot and torn writes, id and database misdirected
- * writes and foreign files, class and format a reader that would misread the rest.  A page that passes may still
- * be an old version of itself (a lost write): the map's checksum fragment finds that, in pstore_read_end().
+ * Each check of the header catches its own fault: the checksum rot and torn writes, id and database
+ * misdirected writes and foreign files, class and format a reader that would misread the rest.  A
+ * page that passes may still be an old version of itself (a lost write): the map's checksum
+ * fragment finds that, in pstore_read_end().
  */
 #include "base/bits.h"
 #include "base/crc.h"

@@ -2,8 +2,9 @@
  *
  * pstore_int.h - the page store's own state, shared by pstore_*.c.
  *
- * Locks, in order: map_lock (L1, callers take it) > space_lock (L2).  id_lock (L3) is a spinlock, held for a few
- * instructions, with nothing taken inside.  L2 may be held while the file grows, which parks.
+ * Locks, in order: map_lock (L1, callers take it) > space_lock (L2).  id_lock (L3) is a spinlock,
+ * held for a few instructions, with nothing taken inside.  L2 may be held while the file grows,
+ * which parks.
  */
 #ifndef ASH_STORAGE_PSTORE_INT_H
 #define ASH_STORAGE_PSTORE_INT_H
@@ -29,7 +30,8 @@
 #define PSTORE_WRITE_SEQ_SKIP \
     (1ull << 32) /* at open: no write_seq is used twice, even after a crash */
 
-/* Words of the map in memory.  A place has an offset of at least SUPER_AREA, so small words are free for other uses.
+/* Words of the map in memory.  A place has an offset of at least SUPER_AREA, so small words are
+ * free for other uses.
  *     0                   never used, or beyond the high water mark
  *     MAP_WORD_ALLOCATED  allocated, no place yet (or an allocation that was never logged)
  *     MAP_WORD_FREE | id  free; the rest is the next free id, 0: none

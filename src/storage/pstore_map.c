@@ -609,8 +609,8 @@ place_after(const struct pstore *ps, uint64_t index)
     return atomic_load(&ps->map_place[index]);
 }
 
-/* The chain is written from its end, because each page names the next with its place and checksum.  Few pages: one for
- * each 255 thousand page ids. */
+/* The chain is written from its end, because each page names the next with its place and checksum.
+ * Few pages: one for each 255 thousand page ids. */
 static ash_rc
 roots_write(struct pstore *ps, struct map_root *buf)
 {
@@ -726,7 +726,8 @@ pstore_checkpoint_commit(struct pstore *ps, const struct pstore_checkpoint_info 
         checkpoint_apply(ps);
     ash_rc rc = pstore__super_commit(ps, &sb);
     if (rc !=
-        ASH_OK) { /* which superblock the disk has is unknown: nothing that either names may be reused */
+        /* which superblock the disk has is unknown: nothing that either names may be reused */
+        ASH_OK) {
         io_poison(ps->io, rc);
         ck->active = false;
         return rc;

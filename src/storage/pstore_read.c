@@ -147,7 +147,8 @@ verify_map(struct verify *v)
     return ASH_OK;
 }
 
-/* Reads one page.  It may move while it is read: then what was read means nothing, and it is read again. */
+/* Reads one page.  It may move while it is read: then what was read means nothing, and it is read
+ * again. */
 static ash_rc
 verify_page(struct verify *v, uint64_t page)
 {

@@ -6,7 +6,8 @@
  * overwritten yet); it is derived from the map at open and never stored (I5).  Writers take runs
  * of dead units, in order of preference:
  *   1. from a zone that is dead altogether: large sequential writes;
- *   2. when there is none and the file is filled above PSTORE_FILL_PERCENT: from a new zone, the file grows;
+ *   2. when there is none and the file is filled above PSTORE_FILL_PERCENT: from a new zone, the
+ *      file grows;
  *   3. else from the holes of the emptiest zone, its longer runs only.
  * See docs/decisions for why holes are filled rather than zones cleaned.
  *
@@ -138,7 +139,8 @@ zones_add(struct pstore *ps, uint64_t count)
     return ASH_OK;
 }
 
-/* Grows by an eighth of the file, two zones at least, grow_bytes at most; on a nearly full disk by what fits. */
+/* Grows by an eighth of the file, two zones at least, grow_bytes at most; on a nearly full disk by
+ * what fits. */
 static ash_rc
 grow(struct pstore *ps, uint64_t zones_min)
 {
@@ -217,7 +219,8 @@ cursor_advance(struct pstore *ps, struct space_cursor *c, uint32_t min)
             return rc; /* else holes may do */
     }
     if (zone_emptiest_find(ps, min, &zone, &longest)) {
-        /* The short holes stay for later: their neighbours die, and a write per 4 KiB is what we want to avoid. */
+        /* The short holes stay for later: their neighbours die, and a write per 4 KiB is what we
+         * want to avoid. */
         cursor_open(ps, c, zone, max_u64(longest / 4, 1));
         return ASH_OK;
     }
@@ -362,8 +365,8 @@ pstore__space_checkpointed(struct pstore *ps, uint64_t queue_end)
 
 /* ---- Room ---- */
 
-/* Kept back from user changes, so that page writers, rollback and checkpoints have room: two zones, a 64th of the file,
- * and a place for each page that has none yet (of average size). */
+/* Kept back from user changes, so that page writers, rollback and checkpoints have room: two zones,
+ * a 64th of the file, and a place for each page that has none yet (of average size). */
 static uint64_t
 units_kept(const struct pstore *ps)
 {

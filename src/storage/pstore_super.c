@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pstore_super.c - the superblock: creating, opening and closing a page store, and committing its checkpoints.
+ * pstore_super.c - the superblock: creating, opening and closing a page store, and committing its
+ * checkpoints.
  *
- * Creation is atomic: the file is made under a temporary name, gets its first superblock, is flushed, renamed, and
- * the directory synced.  A crash before the rename leaves only the temporary file, which the next creation reuses.
+ * Creation is atomic: the file is made under a temporary name, gets its first superblock, is
+ * flushed, renamed, and the directory synced.  A crash before the rename leaves only the temporary
+ * file, which the next creation reuses.
  *
- * What open reads must be durable before anything is built on it: after a process crash the device may still hold the
- * newest superblock in its volatile cache, and the directory its entries (also those of the log).  So open flushes both before it
- * lets anybody reuse space.
+ * What open reads must be durable before anything is built on it: after a process crash the device
+ * may still hold the newest superblock in its volatile cache, and the directory its entries (also
+ * those of the log).  So open flushes both before it lets anybody reuse space.
  */
 #include "base/crc.h"
 #include "base/error.h"
@@ -65,8 +67,9 @@ pstore_superblock_check(const void *block, uint32_t size)
     return ASH_OK;
 }
 
-/* Writes `sb` to the slots [first, end) of the two of its version and reads them back: a superblock that a device lost would be
- * found out only at the next restart, when what the older one names is overwritten. */
+/* Writes `sb` to the slots [first, end) of the two of its version and reads them back: a superblock
+ * that a device lost would be found out only at the next restart, when what the older one names is
+ * overwritten. */
 static ash_rc
 super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end,
             bool flush)

@@ -2,10 +2,11 @@
  *
  * pstore_write.c - writes page images to new places: few, large, sequential requests.
  *
- * Order of a write: header fields and checksum, then places for all images, then requests over adjacent places
- * (up to PSTORE_BATCH images or PSTORE_TRANSFER bytes each, PSTORE_REQUESTS in flight), then one flush where the
- * device forgets.  A single small write asks for durability itself instead (RWF_DSYNC), which saves the second trip.
- * Either all images have durable places at the end, or none keeps one.
+ * Order of a write: header fields and checksum, then places for all images, then requests over
+ * adjacent places (up to PSTORE_BATCH images or PSTORE_TRANSFER bytes each, PSTORE_REQUESTS in
+ * flight), then one flush where the device forgets.  A single small write asks for durability
+ * itself instead (RWF_DSYNC), which saves the second trip. Either all images have durable places at
+ * the end, or none keeps one.
  */
 #include "base/crc.h"
 #include "base/error.h"

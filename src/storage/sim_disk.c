@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sim_disk.c - what survives: names, sizes and sectors of a simulated disk, flushes, and power cuts.
+ * sim_disk.c - what survives: names, sizes and sectors of a simulated disk, flushes, and power
+ * cuts.
  *
  * Entry points: sim_disk_create(), sim_disk_cut(), sim_disk_fault(); io_sim.c drives it.
  *
  * Invariants:
- *   I1  visible == durable with every pending change applied in order, except after a failed flush or directory sync, where
- *       it equals what a later reader of the medium would get.
- *   I2  A change is pending exactly from its completion to the flush that covers it; it is judged once.
- *   I3  Data made durable later is never overwritten by a change that completed earlier (overtaken pages are dropped).
- *   I4  Everything random comes from the disk's generator or the cut's seed, in an order that depends on nothing else.
+ *   I1  visible == durable with every pending change applied in order, except after a failed flush
+ *       or directory sync, where it equals what a later reader of the medium would get.
+ *   I2  A change is pending exactly from its completion to the flush that covers it; it is judged
+ *       once.
+ *   I3  Data made durable later is never overwritten by a change that completed earlier (overtaken
+ *       pages are dropped).
+ *   I4  Everything random comes from the disk's generator or the cut's seed, in an order that
+ *       depends on nothing else.
  */
 #include "base/bits.h"
 #include "base/error.h"
@@ -334,7 +338,8 @@ change_apply(struct sim_image *img, const struct sim_change *c, const struct kee
             sim__image_resize(img, c->size);
         return;
     }
-    /* Data without its size is out of reach, so the size goes first; with neither, nothing happens. */
+    /* Data without its size is out of reach, so the size goes first; with neither, nothing happens.
+     * */
     for (uint32_t i = 0; i < c->pages && !any; i++)
         any = c->page[i] != NULL;
     if (!any || (!data && !k->size_only))
@@ -482,8 +487,9 @@ sim__land_part(struct sim_flight *fl)
     if (k.shape == SHAPE_NONE)
         return;
     change_apply(&f->visible, c, &k, r);
-    /* What is on the medium now differs from what a later reader of the cache might see; both are old or new, sector by
-     * sector.  The whole write stays pending, so that a cut may keep any part of it. */
+    /* What is on the medium now differs from what a later reader of the cache might see; both are
+     * old or new, sector by sector.  The whole write stays pending, so that a cut may keep any part
+     * of it. */
     fl->write = NULL;
     pending_add(f, c);
 }
@@ -621,9 +627,11 @@ sim_disk_restart(struct sim_disk *d)
 {
     LIST_FOREACH_SAFE(it, next, &d->flights) {
         struct sim_flight *fl = list_entry(it, struct sim_flight, link);
-        /* The kernel finishes or drops a dead process's requests before its lock goes: what has not landed now never will. */
+        /* The kernel finishes or drops a dead process's requests before its lock goes: what has not
+         * landed now never will. */
         if (fl->write != NULL)
-            sim__land(fl, random_chance(&d->random, 1, 2) ? fl->bytes : sectors_below(d, fl->bytes));
+            sim__land(fl,
+                      random_chance(&d->random, 1, 2) ? fl->bytes : sectors_below(d, fl->bytes));
         sim__flight_free(fl);
     }
     LIST_FOREACH(it, &d->files) {
@@ -803,7 +811,8 @@ cut_keep_name(struct cut *c, uint64_t seq)
     return cut_keep(c, seq, 0).shape != SHAPE_NONE;
 }
 
-/* The file's content after the cut.  Requests in flight come last: they were submitted after what they follow completed. */
+/* The file's content after the cut.  Requests in flight come last: they were submitted after what
+ * they follow completed. */
 static struct sim_file *
 cut_file(struct cut *c, const struct sim_disk *d, struct sim_disk *to, struct sim_file *f)
 {

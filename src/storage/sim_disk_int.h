@@ -2,15 +2,18 @@
  *
  * sim_disk_int.h - the simulated disk's state, for sim_disk.c, sim_image.c and io_sim.c.
  *
- *   sim_disk -- dirs[] -- visible names, durable names, log of name changes since the directory's last sync
+ *   sim_disk -- dirs[] -- visible names, durable names, log of name changes since the directory's
+ *   last sync
  *            \- files   -- visible image, durable image, pending changes (completed, not flushed)
- *            \- flights -- requests submitted and not completed; their writes may or may not be on the medium
+ *            \- flights -- requests submitted and not completed; their writes may or may not be on
+ *            the medium
  *
- * An image is a table of chunks of pages; chunks and pages are shared by reference and copied on write, so a copy of a
- * 1 MiB image is a handful of pointers.
+ * An image is a table of chunks of pages; chunks and pages are shared by reference and copied on
+ * write, so a copy of a 1 MiB image is a handful of pointers.
  *
- * The disk is the hardware under the engine: its memory does not belong to the engine, must survive a halted
- * simulation, and must not fail when a test makes the engine's allocations fail.  Hence plain malloc() here.
+ * The disk is the hardware under the engine: its memory does not belong to the engine, must survive
+ * a halted simulation, and must not fail when a test makes the engine's allocations fail.  Hence
+ * plain malloc() here.
  */
 #ifndef ASH_STORAGE_SIM_DISK_INT_H
 #define ASH_STORAGE_SIM_DISK_INT_H
@@ -172,11 +175,13 @@ void sim__dir_sync_failed(
 
 struct sim_flight *sim__flight_new(struct sim_disk *d, struct sim_file *f);
 void sim__flight_free(struct sim_flight *fl);
-/* Lands the first `bytes` of a write: visible at once, durable too when it says so, else pending. */
+/* Lands the first `bytes` of a write: visible at once, durable too when it says so, else pending.
+ * */
 void sim__land(struct sim_flight *fl, uint32_t bytes);
 /* Lands a random part of a failed write. */
 void sim__land_part(struct sim_flight *fl);
-/* Everything completed at or before `seq` becomes durable, or, when failed, is judged once and for all. */
+/* Everything completed at or before `seq` becomes durable, or, when failed, is judged once and for
+ * all. */
 void sim__flush(struct sim_file *f, uint64_t seq);
 void sim__flush_failed(struct sim_file *f, uint64_t seq);
 void sim__resize(struct sim_file *f, uint64_t size);

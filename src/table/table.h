@@ -8,10 +8,11 @@
  *   "\0drop" tree (be32)     a tree that belongs to no table: its pages are to be freed
  *
  * Rules:
- *   R1  Create: a transaction of its own inserts a "\0drop" row with the tree's id and root, the tree is
- *       made, and the user's transaction deletes that row and inserts the name.  Drop: the user's transaction
- *       deletes the name and inserts the "\0drop" row.  So at every moment, after every rollback
- *       and crash, a tree is owned by exactly one row, and what "\0drop" owns is reaped.
+ *   R1  Create: a transaction of its own inserts a "\0drop" row with the tree's id and root, the
+ *       tree is made, and the user's transaction deletes that row and inserts the name.  Drop: the
+ *       user's transaction deletes the name and inserts the "\0drop" row.  So at every moment,
+ *       after every rollback and crash, a tree is owned by exactly one row, and what "\0drop" owns
+ *       is reaped.
  *   R2  A dropped tree is reaped only when the horizon has passed an LSN read after its table was
  *       marked dropped in memory; an operation takes its snapshot before it looks at that mark.  So
  *       nobody is inside a tree that is being freed.
@@ -37,9 +38,7 @@ struct table {
 
 /* A new database's catalog / an existing one's: reads the rows, queues what has to be reaped. */
 ASH_MUST_CHECK ash_rc catalog_create(struct btree_env *env);
-ASH_MUST_CHECK ash_rc catalog_open(struct btree_env *env,
-                                   bool read_only,
-                                   uint32_t page_size_max,
+ASH_MUST_CHECK ash_rc catalog_open(struct btree_env *env, bool read_only, uint32_t page_size_max,
                                    struct catalog **out);
 void catalog_close(struct catalog *c); /* stops the reaper; tables must be closed */
 
@@ -49,25 +48,18 @@ struct catalog_changes {
     struct catalog_change *head;
 };
 
-ASH_MUST_CHECK ash_rc catalog_table_create(struct catalog *c,
-                                           struct txn *t,
-                                           struct catalog_changes *changes,
-                                           const char *name,
+ASH_MUST_CHECK ash_rc catalog_table_create(struct catalog *c, struct txn *t,
+                                           struct catalog_changes *changes, const char *name,
                                            const struct ash_table_options *options);
-ASH_MUST_CHECK ash_rc catalog_table_drop(struct catalog *c,
-                                         struct txn *t,
-                                         struct catalog_changes *changes,
-                                         const char *name);
-ASH_MUST_CHECK ash_rc catalog_table_open(struct catalog *c,
-                                         struct txn *t,
-                                         const char *name,
+ASH_MUST_CHECK ash_rc catalog_table_drop(struct catalog *c, struct txn *t,
+                                         struct catalog_changes *changes, const char *name);
+ASH_MUST_CHECK ash_rc catalog_table_open(struct catalog *c, struct txn *t, const char *name,
                                          struct table **out);
 struct table *catalog_table_ref(struct catalog *c, struct table *table); /* one more user */
 void catalog_table_close(struct catalog *c, struct table *table);
-bool catalog_tree_dropped(struct catalog *c, uint32_t tree); /* it waits to be reaped, or is being */
-ASH_MUST_CHECK ash_rc catalog_table_list(struct catalog *c,
-                                         struct txn *t,
-                                         ash_table_list_fn fn,
+/* it waits to be reaped, or is being */
+bool catalog_tree_dropped(struct catalog *c, uint32_t tree);
+ASH_MUST_CHECK ash_rc catalog_table_list(struct catalog *c, struct txn *t, ash_table_list_fn fn,
                                          void *arg);
 
 /* After the transaction committed / rolled back (to `savepoint`, 0: everything). */
@@ -75,8 +67,8 @@ void catalog_committed(struct catalog *c, struct catalog_changes *changes);
 void catalog_rolled_back(struct catalog *c, struct catalog_changes *changes, uint64_t savepoint);
 
 /* Calls fn for each tree, the catalog itself and trees waiting to be reaped included. */
-typedef ash_rc (*catalog_tree_fn)(
-    void *arg, const char *name, uint32_t tree, uint64_t root, uint8_t leaf_class);
+typedef ash_rc (*catalog_tree_fn)(void *arg, const char *name, uint32_t tree, uint64_t root,
+                                  uint8_t leaf_class);
 ASH_MUST_CHECK ash_rc catalog_trees(struct catalog *c, catalog_tree_fn fn, void *arg);
 /* Checks a catalog row's bytes (fuzz target). */
 ASH_MUST_CHECK ash_rc catalog_row_check(const void *row, size_t size);

@@ -117,8 +117,9 @@ catalog_note_tree(struct catalog *c, struct txn *t, void *arg)
                        ash_slice(row, sizeof(*row)));
 }
 
-/* Fills tree and root.  The row that owns the tree is committed before the tree's first record: whatever part of the log a crash
- * leaves, no page is without an owner.  A row without a tree is reaped like any other. */
+/* Fills tree and root.  The row that owns the tree is committed before the tree's first record:
+ * whatever part of the log a crash leaves, no page is without an owner.  A row without a tree is
+ * reaped like any other. */
 static ash_rc
 catalog_make_tree(struct catalog *c, struct table_row *row)
 {

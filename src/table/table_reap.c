@@ -157,7 +157,8 @@ catalog_close(struct catalog *c)
         task_unpark(c->reaper);
         task_join(c->reaper);
     }
-    while (!list_empty(&c->tables)) { /* the caller forgot to close it; its handle is as dead as the database's */
+    /* the caller forgot to close it; its handle is as dead as the database's */
+    while (!list_empty(&c->tables)) {
         struct table *table = list_entry(c->tables.next, struct table, link);
         list_remove(&table->link);
         mem_free(MEM_TABLE, table);

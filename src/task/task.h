@@ -22,12 +22,12 @@
 
 #include <ashlar.h>
 
+#include "base/error.h"
+#include "base/list.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-
-#include "base/error.h"
-#include "base/list.h"
 
 struct task;
 struct task_runtime; /* where background tasks run: threads, or a simulation */
@@ -42,12 +42,14 @@ ASH_MUST_CHECK ash_rc task_runtime_create(struct task_runtime **out);
 struct task_sim_options {
     uint64_t seed;
     size_t stack_bytes; /* per fiber; 0: default */
-    uint64_t step_max;  /* scheduler steps before task_sim_run() gives up (a hang is a finding); 0: no limit */
+    uint64_t
+        step_max; /* scheduler steps before task_sim_run() gives up (a hang is a finding); 0: no limit */
 };
 /* A simulation: everything runs on the calling thread, in an order drawn from the seed.  A failed
  * assertion will print that seed; a harness that replays by another calls assert_note_seed() after
  * this. */
-ASH_MUST_CHECK ash_rc task_sim_create(const struct task_sim_options *options, struct task_runtime **out);
+ASH_MUST_CHECK ash_rc task_sim_create(const struct task_sim_options *options,
+                                      struct task_runtime **out);
 /* Runs fn as a simulated task and schedules until it has returned and its spawned tasks have ended
  * or the runtime was halted.  ASH_OK, ASH_CANCELLED when halted, ASH_INTERNAL when the step budget
  * is spent or all tasks are parked for ever. */
@@ -62,8 +64,10 @@ void task_sim_halt(struct task_runtime *rt);
 uint64_t task_sim_trace(const struct task_runtime *rt);
 void task_sim_trace_add(struct task_runtime *rt, uint64_t event);
 /* Calls fn(arg) from the scheduler (not a task: must not park) at simulated time `at_ns`. */
-ASH_MUST_CHECK ash_rc task_sim_at(struct task_runtime *rt, uint64_t at_ns, void (*fn)(void *arg), void *arg);
-struct random *task_sim_random(struct task_runtime *rt); /* the scheduler's generator; fork your own from it */
+ASH_MUST_CHECK ash_rc task_sim_at(struct task_runtime *rt, uint64_t at_ns, void (*fn)(void *arg),
+                                  void *arg);
+struct random *
+task_sim_random(struct task_runtime *rt); /* the scheduler's generator; fork your own from it */
 bool task_runtime_is_sim(const struct task_runtime *rt);
 uint64_t task_sim_steps(const struct task_runtime *rt); /* so far */
 /* Bytes allocated during the run and not freed.  After a run that ended with ASH_OK: what leaked.
@@ -71,7 +75,8 @@ uint64_t task_sim_steps(const struct task_runtime *rt); /* so far */
  * be copied out before. */
 uint64_t task_sim_memory(const struct task_runtime *rt);
 
-void task_runtime_destroy(struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
+void task_runtime_destroy(
+    struct task_runtime *rt); /* all spawned tasks must be joined (or the simulation halted) */
 
 /* Runs init() when the first caller of the process comes here; others wait for it.  Also begins to
  * count forks. */
@@ -83,10 +88,11 @@ extern _Atomic uint32_t task_fork_generation;
 
 struct task *task_self(void); /* never NULL; makes the host task of a thread on first use */
 const char *task_name(const struct task *t);
-bool task_is_fiber(void);     /* the caller runs on an executor or in a simulation */
+bool task_is_fiber(void); /* the caller runs on an executor or in a simulation */
 
 /* Starts a background task: a thread, or a simulated fiber.  Join it exactly once. */
-ASH_MUST_CHECK ash_rc task_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), void *arg, struct task **out);
+ASH_MUST_CHECK ash_rc task_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg),
+                                 void *arg, struct task **out);
 void task_join(struct task *t); /* parks until it has ended, then frees it */
 
 /* Parks until unparked, or until clock_ns() reaches the deadline (then false).  Parks (R4). */
@@ -116,17 +122,24 @@ void task_relax(unsigned *spins);
 /* ---- Waiting, built on parking ---- */
 
 /* Non-recursive, fair enough; parks. */
-struct task_mutex { _Atomic uint32_t state; struct list waiters; };
+struct task_mutex {
+    _Atomic uint32_t state;
+    struct list waiters;
+};
 void task_mutex_init(struct task_mutex *m);
 void task_mutex_lock(struct task_mutex *m);
 bool task_mutex_trylock(struct task_mutex *m);
 void task_mutex_unlock(struct task_mutex *m);
 
 /* Condition: wait with a mutex held, as pthread_cond_t.  Wakes may be spurious. */
-struct task_cond { _Atomic uint32_t lock, count; struct list waiters; };
+struct task_cond {
+    _Atomic uint32_t lock, count;
+    struct list waiters;
+};
 void task_cond_init(struct task_cond *c);
 void task_cond_wait(struct task_cond *c, struct task_mutex *m);
-bool task_cond_wait_until(struct task_cond *c, struct task_mutex *m, uint64_t deadline_ns); /* false: time is up */
+bool task_cond_wait_until(struct task_cond *c, struct task_mutex *m,
+                          uint64_t deadline_ns); /* false: time is up */
 void task_cond_signal(struct task_cond *c);
 void task_cond_broadcast(struct task_cond *c);
 
@@ -134,10 +147,19 @@ void task_cond_broadcast(struct task_cond *c);
  *     task_wait_begin(&q, &w); while (!condition) { task_park..(); } task_wait_end(&q, &w);
  * The setter changes the words, then calls task_wait_wake(&q).  A fence makes one of the two see
  * the other. task_wait_begin costs a spinlock; wake with no waiter costs one load. */
-struct task_waitq { _Atomic uint32_t lock; _Atomic uint32_t count; struct list waiters; };
-struct task_waiter { struct list link; struct task *task; uint64_t key; };
+struct task_waitq {
+    _Atomic uint32_t lock;
+    _Atomic uint32_t count;
+    struct list waiters;
+};
+struct task_waiter {
+    struct list link;
+    struct task *task;
+    uint64_t key;
+};
 void task_waitq_init(struct task_waitq *q);
-void task_wait_begin(struct task_waitq *q, struct task_waiter *w, uint64_t key); /* key: for task_wait_wake_key */
+void task_wait_begin(struct task_waitq *q, struct task_waiter *w,
+                     uint64_t key); /* key: for task_wait_wake_key */
 void task_wait_end(struct task_waitq *q, struct task_waiter *w);
 void task_wait_wake(struct task_waitq *q);                   /* all */
 void task_wait_wake_key(struct task_waitq *q, uint64_t key); /* those with key <= `key` */
@@ -151,7 +173,8 @@ struct task_executor;
  * calls come from the executor's thread. */
 struct task_poller {
     struct task_poller *next;
-    bool (*poll)(struct task_poller *p);  /* submit what is queued, reap, unpark; true when something was reaped */
+    bool (*poll)(struct task_poller
+                     *p); /* submit what is queued, reap, unpark; true when something was reaped */
     /* Submit and sleep until a completion, `wake_fd` is readable, or the deadline (TASK_FOREVER:
      * none). */
     void (*wait)(struct task_poller *p, int wake_fd, uint64_t deadline_ns);
@@ -159,11 +182,13 @@ struct task_poller {
 };
 
 /* Starts a thread that runs up to `fibers` fibers; queue_max requests may wait. */
-ASH_MUST_CHECK ash_rc task_executor_create(struct task_runtime *rt, const char *name, unsigned fibers, unsigned queue_max,
-                                           size_t stack_bytes, struct task_executor **out);
+ASH_MUST_CHECK ash_rc task_executor_create(struct task_runtime *rt, const char *name,
+                                           unsigned fibers, unsigned queue_max, size_t stack_bytes,
+                                           struct task_executor **out);
 /* Queues fn(arg) to run on a fiber.  Blocks (parks) while the queue is full; with `wait` false
  * returns ASH_WOULD_BLOCK. */
-ASH_MUST_CHECK ash_rc task_executor_submit(struct task_executor *ex, void (*fn)(void *arg), void *arg, bool wait);
+ASH_MUST_CHECK ash_rc task_executor_submit(struct task_executor *ex, void (*fn)(void *arg),
+                                           void *arg, bool wait);
 void task_executor_destroy(struct task_executor *ex); /* finishes what was queued, then stops */
 /* The executor that the caller's fiber runs on, or NULL. */
 struct task_executor *task_executor_self(void);

@@ -74,24 +74,15 @@ struct txn_ops {
     ash_rc (*undo)(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo_next);
     /* Pages of a large value that the change replaced: garbage once the change is committed and
      * below the horizon. */
-    unsigned (*garbage)(void *ctx,
-                        const struct txn_undo *undo,
-                        uint64_t *pages_out,
+    unsigned (*garbage)(void *ctx, const struct txn_undo *undo, uint64_t *pages_out,
                         unsigned capacity);
     /* Frees such pages (one logged mini-transaction or several). */
     /* *freed_out: how many of them, from the first, are free now; also set when it fails. */
-    ash_rc (*free_pages)(void *ctx,
-                         uint32_t tree,
-                         const uint64_t *pages,
-                         unsigned count,
+    ash_rc (*free_pages)(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count,
                          unsigned *freed_out);
     /* Removes deleted rows that nobody can see from the leaf of `key`, and merges the leaf when it
      * has become empty enough. */
-    ash_rc (*purge)(void *ctx,
-                    uint32_t tree,
-                    uint64_t root,
-                    uint8_t leaf_class,
-                    const uint8_t *key,
+    ash_rc (*purge)(void *ctx, uint32_t tree, uint64_t root, uint8_t leaf_class, const uint8_t *key,
                     uint32_t key_size);
 };
 
@@ -200,7 +191,8 @@ ASH_MUST_CHECK ash_rc txn_wait(struct txn *t, uint64_t writer, bool nowait);
  * transaction that locked it, or 0.  One load when there are no explicit locks. */
 ASH_MUST_CHECK ash_rc txn_lock_row(struct txn *t, uint32_t tree, struct ash_slice key, bool nowait);
 uint64_t txn_locked(struct txn *t, uint32_t tree, struct ash_slice key);
-/* Takes back the explicit locks of t that are newer than the mark: the row turned out not to exist. */
+/* Takes back the explicit locks of t that are newer than the mark: the row turned out not to exist.
+ * */
 struct txn_lock;
 const struct txn_lock *txn_lock_mark(const struct txn *t);
 void txn_unlock_since(struct txn *t, const struct txn_lock *mark);
@@ -216,8 +208,8 @@ void txn_logged(struct txn *t, uint64_t start);
  * row: tell the purge task later. Both without failing (a lost hint costs nothing but time; garbage
  * is remembered in the log too). */
 void txn_add_garbage(struct txn *t, uint32_t tree, const uint64_t *pages, unsigned count);
-void txn_add_purge(
-    struct txn *t, uint32_t tree, uint64_t root, uint8_t leaf_class, struct ash_slice key);
+void txn_add_purge(struct txn *t, uint32_t tree, uint64_t root, uint8_t leaf_class,
+                   struct ash_slice key);
 
 /* Copies the undo part that begins the version chain at `undo_lsn` into *buf (grown as needed with
  * mem_realloc) and parses it. Parks. ASH_SNAPSHOT_TOO_OLD when it is gone. */
@@ -225,9 +217,7 @@ struct txn_buffer {
     uint8_t *data;
     uint32_t capacity;
 };
-ASH_MUST_CHECK ash_rc txn_read_undo(struct txn_sys *sys,
-                                    uint64_t undo_lsn,
-                                    struct txn_buffer *buf,
+ASH_MUST_CHECK ash_rc txn_read_undo(struct txn_sys *sys, uint64_t undo_lsn, struct txn_buffer *buf,
                                     struct txn_undo *out);
 
 struct txn_stats {

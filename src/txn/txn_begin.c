@@ -120,7 +120,8 @@ txn_attach(struct txn_sys *sys, struct txn **out)
     return ASH_OK;
 }
 
-/* An open one is left as it is: its state stays ACTIVE, so its changes stay invisible; its locks go with its memory. */
+/* An open one is left as it is: its state stays ACTIVE, so its changes stay invisible; its locks go
+ * with its memory. */
 void
 txn_detach(struct txn *t)
 {

@@ -130,9 +130,7 @@ struct txn_sys {
 
 /* txn_state.c */
 ASH_MUST_CHECK ash_rc txn__id_new(struct txn_sys *sys, uint64_t *id_out);
-ASH_MUST_CHECK ash_rc txn__state_range(struct txn_sys *sys,
-                                       uint64_t first,
-                                       uint64_t end,
+ASH_MUST_CHECK ash_rc txn__state_range(struct txn_sys *sys, uint64_t first, uint64_t end,
                                        uint64_t state);
 _Atomic uint64_t *txn__state(struct txn_sys *sys, uint64_t id); /* NULL: no chunk */
 void txn__horizon_update(struct txn_sys *sys);
@@ -145,10 +143,8 @@ ASH_MUST_CHECK ash_rc txn__undo_to(struct txn *t, uint64_t savepoint);
 void txn__unlock_all(struct txn *t, uint64_t id);
 void txn__wake_ended(struct txn_sys *sys, uint64_t id);
 /* txn_purge.c */
-ASH_MUST_CHECK ash_rc txn__garbage_push(struct txn_garbage **list,
-                                        uint32_t *count,
-                                        uint32_t *capacity,
-                                        const struct txn_garbage *g);
+ASH_MUST_CHECK ash_rc txn__garbage_push(struct txn_garbage **list, uint32_t *count,
+                                        uint32_t *capacity, const struct txn_garbage *g);
 void txn__garbage_drop_above(struct txn_garbage *list, uint32_t *count, uint64_t lsn);
 void txn__pending_take(struct txn *t, uint64_t commit_lsn);
 void txn__purge_clear(struct txn *t);

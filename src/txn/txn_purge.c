@@ -16,9 +16,7 @@
 #define TXN_PURGE_IDLE_NS 1000000000u
 
 ash_rc
-txn__garbage_push(struct txn_garbage **list,
-                  uint32_t *count,
-                  uint32_t *capacity,
+txn__garbage_push(struct txn_garbage **list, uint32_t *count, uint32_t *capacity,
                   const struct txn_garbage *g)
 {
     if (*count == *capacity) {

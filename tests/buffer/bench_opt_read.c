@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_opt_read.c - ns per optimistic read of random resident pages.  Not a test: make tests/buffer/bench_opt_read; run it
- * with the size of the pool in MiB (default 4096) and the number of threads (default 1).
+ * bench_opt_read.c - ns per optimistic read of random resident pages.  Not a test: make
+ * tests/buffer/bench_opt_read; run it with the size of the pool in MiB (default 4096) and the
+ * number of threads (default 1).
  */
 #define TOY_PAGES_MAX (2ull << 20)
 #include "tests/buffer/buffer_env.h"
@@ -19,7 +20,8 @@ reader(void *arg)
     random_init(&rnd, (uint64_t)(uintptr_t)arg);
     uint64_t start = clock_ns();
     for (uint64_t i = 0; i < n; i++) {
-        uint64_t page = PAGE_ID_FIRST + (uint64_t)((unsigned __int128)random_u64(&rnd) * pages >> 64);
+        uint64_t page =
+            PAGE_ID_FIRST + (uint64_t)((unsigned __int128)random_u64(&rnd) * pages >> 64);
         if (buf_opt_begin(w.pool, page, &p) != ASH_OK) {
             bad++;
             continue;
@@ -27,8 +29,9 @@ reader(void *arg)
         sum += ((const struct page_head *)(const void *)p.data)->tree;
         bad += !buf_opt_valid(w.pool, &p);
     }
-    printf("%.1f ns per optimistic read of %llu MiB (%llu restarts, %llu)\n", (double)(clock_ns() - start) / (double)n,
-           (unsigned long long)(pages >> 8), (unsigned long long)bad, (unsigned long long)sum);
+    printf("%.1f ns per optimistic read of %llu MiB (%llu restarts, %llu)\n",
+           (double)(clock_ns() - start) / (double)n, (unsigned long long)(pages >> 8),
+           (unsigned long long)bad, (unsigned long long)sum);
 }
 
 static uint64_t pool_bytes = 4ull << 30;
@@ -67,9 +70,10 @@ main(int argc, char **argv)
     if (argc > 1)
         pool_bytes = strtoull(argv[1], NULL, 10) << 20;
     if (argc > 2)
-        threads = (unsigned)atoi(argv[2]);
+        threads = (unsigned)strtoul(argv[2], NULL, 10);
     setenv("CK_FORK", "no", 1);
-    Suite *s = suite_create("buffer/opt_read"); /* a test, so that the checks of the environment work */
+    /* a test, so that the checks of the environment work */
+    Suite *s = suite_create("buffer/opt_read");
     TCase *c = tcase_create("bench");
     tcase_add_test(c, optimistic_reads);
     suite_add_tcase(s, c);

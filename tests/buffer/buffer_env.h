@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * buffer_env.h - a pool over a page store and a log made for tests, on a real directory or in a simulation.
+ * buffer_env.h - a pool over a page store and a log made for tests, on a real directory or in a
+ * simulation.
  *
- * The store defines the pstore_ functions that the pool calls: pages are written to fresh places of one file, through the disk
- * manager, and read back from where its map says; freed places are never reused.  It checks what the pool must keep: MAP records only for
- * allocated pages, old places given up only by records that are durable.  The log is two numbers; flushing takes a while.
+ * The store defines the pstore_ functions that the pool calls: pages are written to fresh places of
+ * one file, through the disk manager, and read back from where its map says; freed places are never
+ * reused.  It checks what the pool must keep: MAP records only for allocated pages, old places
+ * given up only by records that are durable.  The log is two numbers; flushing takes a while.
  */
 #ifndef ASH_TESTS_BUFFER_ENV_H
 #define ASH_TESTS_BUFFER_ENV_H
@@ -12,19 +14,21 @@
 #include "base/bits.h"
 #include "base/clock.h"
 #include "buffer/buffer_int.h"
+
 #include "tests/storage/io_env.h"
 
 #ifndef TOY_PAGES_MAX
-#define TOY_PAGES_MAX 4096u
+    #define TOY_PAGES_MAX 4096u
 #endif
 
 /* ---- The store ---- */
 
 struct toy_page {
-    _Atomic uint64_t offset;   /* of its current place; 0: none */
+    _Atomic uint64_t offset; /* of its current place; 0: none */
     _Atomic uint8_t page_class;
     _Atomic bool allocated;
-    /* for the check of the dirty-page table: page LSN in the place that a crash now leads to, and in the one being made durable */
+    /* for the check of the dirty-page table: page LSN in the place that a crash now leads to, and
+     * in the one being made durable */
     uint64_t lsn_durable, lsn_next, map_next;
 };
 
@@ -101,7 +105,8 @@ pstore_page_allocated(const struct pstore *ps, uint64_t page)
 }
 
 bool
-pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_out, uint8_t *class_out)
+pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_out,
+              uint8_t *class_out)
 {
     uint64_t offset = page < TOY_PAGES_MAX ? ps->page[page].offset : 0;
     if (offset == 0)
@@ -112,8 +117,8 @@ pstore_locate(const struct pstore *ps, uint64_t page, struct map_entry *entry_ou
 }
 
 ash_rc
-pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *buf, enum io_class class, struct io_req *req_out,
-                  struct map_entry *entry_out)
+pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *buf,
+                  enum io_class class, struct io_req *req_out, struct map_entry *entry_out)
 {
     uint8_t found;
     if (!pstore_locate(ps, page, entry_out, &found) || found != page_class)
@@ -129,7 +134,8 @@ pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *bu
 }
 
 ash_rc
-pstore_read_end(struct pstore *ps, uint64_t page, uint8_t page_class, const void *buf, struct map_entry entry)
+pstore_read_end(struct pstore *ps, uint64_t page, uint8_t page_class, const void *buf,
+                struct map_entry entry)
 {
     const struct page_head *h = buf;
     (void)ps;
@@ -155,11 +161,13 @@ pstore_read(struct pstore *ps, uint64_t page, uint8_t page_class, void *buf, enu
 }
 
 ash_rc
-pstore_write(struct pstore *ps, struct pstore_write *writes, unsigned count, uint64_t durable_lsn, enum io_class class)
+pstore_write(struct pstore *ps, struct pstore_write *writes, unsigned count, uint64_t durable_lsn,
+             enum io_class class)
 {
     task_mutex_lock(&ps->space_lock);
     uint64_t call = ++ps->writes;
-    bool fail = ps->fail_write_at != 0 && (call == ps->fail_write_at || (ps->fail_sticky && call > ps->fail_write_at));
+    bool fail = ps->fail_write_at != 0 &&
+                (call == ps->fail_write_at || (ps->fail_sticky && call > ps->fail_write_at));
     task_mutex_unlock(&ps->space_lock);
     if (fail)
         return ash_raise(ps->fail_rc, "a write that fails on purpose");
@@ -300,7 +308,8 @@ struct world {
     uint64_t file_bytes;
 };
 
-/* Log ops as recovery's redo has them: everything is durable, places wait for the next checkpoint. */
+/* Log ops as recovery's redo has them: everything is durable, places wait for the next checkpoint.
+ * */
 static ash_rc
 toy_redo_flush_to(void *ctx, uint64_t lsn)
 {
@@ -329,7 +338,8 @@ toy_redo_append_map(void *ctx, const struct pstore_write *writes, unsigned count
 __attribute__((unused)) static void
 world_start_redo(struct world *w)
 {
-    struct buf_log_ops ops = { &w->log, toy_redo_flush_to, toy_redo_durable, toy_redo_durable, toy_redo_append_map };
+    struct buf_log_ops ops = { &w->log, toy_redo_flush_to, toy_redo_durable, toy_redo_durable,
+                               toy_redo_append_map };
     w->ps.redo = true;
     ck_ok(buf_start(w->pool, &ops));
 }
@@ -354,7 +364,12 @@ world_create(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
     task_mutex_init(&w->log.lock);
     w->log.reserved = w->log.durable = 4096;
     w->log.ps = &w->ps;
-    struct buf_options o = { .bytes = bytes, .io = e->io, .rt = e->rt, .pstore = &w->ps, .writers = writers, .page_id_max = TOY_PAGES_MAX };
+    struct buf_options o = { .bytes = bytes,
+                             .io = e->io,
+                             .rt = e->rt,
+                             .pstore = &w->ps,
+                             .writers = writers,
+                             .page_id_max = TOY_PAGES_MAX };
     ck_ok(buf_create(&o, &w->pool));
 }
 
@@ -384,7 +399,8 @@ world_close(struct world *w)
     mem_unmap(MEM_TEST, w->ps.lsn_at, w->file_bytes / 4096 * 8);
 }
 
-/* ---- Pages that show torn or foreign content: every word after the head is derived from id and value ---- */
+/* ---- Pages that show torn or foreign content: every word after the head is derived from id and
+ * value ---- */
 
 /* Changes the page as a mini-transaction would; exclusively latched. */
 __attribute__((unused)) static uint64_t
@@ -392,7 +408,7 @@ page_change(struct world *w, struct buf_page *p, uint64_t value)
 {
     uint64_t *words = (uint64_t *)(void *)(p->data + sizeof(struct page_head));
     buf_mark_dirty(w->pool, p, atomic_load(&w->log.reserved));
-    for (size_t i = 0; i < (p->size - sizeof(struct page_head)) / 8; i += p->size > 8192 ? 61 : 1)
+    for (size_t i = 0; i<(p->size - sizeof(struct page_head)) / 8; i += p->size> 8192 ? 61 : 1)
         words[i] = value * 1000003 + p->page;
     uint64_t end = toy_append(&w->log, 32);
     ((struct page_head *)(void *)p->data)->lsn = end;
@@ -404,18 +420,19 @@ __attribute__((unused)) static uint64_t
 page_value(const struct buf_page *p)
 {
     const uint64_t *words = (const uint64_t *)(const void *)(p->data + sizeof(struct page_head));
-    for (size_t i = 0; i < (p->size - sizeof(struct page_head)) / 8; i += p->size > 8192 ? 61 : 1)
+    for (size_t i = 0; i<(p->size - sizeof(struct page_head)) / 8; i += p->size> 8192 ? 61 : 1)
         ash_assert(words[i] == words[0]);
     ash_assert((words[0] - p->page) % 1000003 == 0); /* ck_assert writes a file each time */
     return (words[0] - p->page) / 1000003;
 }
 
-/* The same of a page that may change while it is read: false when what was read cannot be one state.  Only meaningful when the
- * read validates. */
+/* The same of a page that may change while it is read: false when what was read cannot be one
+ * state.  Only meaningful when the read validates. */
 ASH_NO_TSAN __attribute__((unused, noinline)) static bool
 page_value_opt(const struct buf_page *p, uint64_t *value_out)
 {
-    const volatile uint64_t *words = (const volatile uint64_t *)(const volatile void *)(p->data + sizeof(struct page_head));
+    const volatile uint64_t *words =
+        (const volatile uint64_t *)(const volatile void *)(p->data + sizeof(struct page_head));
     size_t n = (p->size - sizeof(struct page_head)) / 8;
     uint64_t first = words[0];
     bool same = (first - p->page) % 1000003 == 0;

@@ -52,7 +52,8 @@ body_scan(struct env *e)
     hot_round(&w, page, &rnd, 40000);
     unsigned calm = hot_round(&w, page, &rnd, 20000);
     ck_assert_uint_ge(calm, 995);
-    /* a scan of ten times the pool, each page used three times in a row, while the hot set is in use */
+    /* a scan of ten times the pool, each page used three times in a row, while the hot set is in
+     * use */
     uint64_t misses = 0, uses = 0;
     for (unsigned i = 0; i < 20480; i++) {
         for (unsigned k = 0; k < 3; k++)
@@ -62,7 +63,8 @@ body_scan(struct env *e)
         misses += w.ps.reads - reads;
         uses++;
     }
-    ck_assert_msg(misses * 1000 / uses <= 30, "%llu misses in %llu uses of the hot set", (unsigned long long)misses, (unsigned long long)uses);
+    ck_assert_msg(misses * 1000 / uses <= 30, "%llu misses in %llu uses of the hot set",
+                  (unsigned long long)misses, (unsigned long long)uses);
     /* and what it leaves */
     unsigned after = hot_round(&w, page, &rnd, HOT);
     ck_assert_msg(after >= 970, "%u per mille hits after the scan", after);
@@ -111,16 +113,19 @@ body_memory_moves(struct env *e)
     struct buf_stats s;
 
     world_open(&w, e, 8 << 20, 1);
-    uint64_t *small = make_pages(&w, 4000, 0), *large = make_pages(&w, 100, 4); /* 16 MiB and 6.4 MiB */
+    /* 16 MiB and 6.4 MiB */
+    uint64_t *small = make_pages(&w, 4000, 0), *large = make_pages(&w, 100, 4);
     random_init(&rnd, 5);
     for (unsigned i = 0; i < 20000; i++)
         touch(&w, large[random_below(&rnd, 100)]);
     buf_stats(w.pool, &s);
-    ck_assert_msg(s.by_class[4] >= 6 << 20, "64 KiB pages have %llu bytes", (unsigned long long)s.by_class[4]);
+    ck_assert_msg(s.by_class[4] >= 6 << 20, "64 KiB pages have %llu bytes",
+                  (unsigned long long)s.by_class[4]);
     for (unsigned i = 0; i < 60000; i++)
         touch(&w, small[random_below(&rnd, 1500)]);
     buf_stats(w.pool, &s);
-    ck_assert_msg(s.by_class[0] >= 5 << 20, "4 KiB pages have %llu bytes", (unsigned long long)s.by_class[0]);
+    ck_assert_msg(s.by_class[0] >= 5 << 20, "4 KiB pages have %llu bytes",
+                  (unsigned long long)s.by_class[0]);
     mem_free(MEM_TEST, small);
     mem_free(MEM_TEST, large);
     world_close(&w);

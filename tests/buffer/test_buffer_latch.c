@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_buffer_latch.c - single pages: latches, loading, new and free, failures.  Backends by loop index.
+ * test_buffer_latch.c - single pages: latches, loading, new and free, failures.  Backends by loop
+ * index.
  */
 #include "tests/buffer/buffer_env.h"
 
@@ -207,7 +208,8 @@ body_write_fails(struct env *e)
     world_close(&w);
 }
 
-/* Goal: a write that fails takes nothing away; no room is for a while, other failures are for good. */
+/* Goal: a write that fails takes nothing away; no room is for a while, other failures are for good.
+ * */
 START_TEST(failed_writes_lose_nothing)
 {
     ENV_RUN(body_write_fails);
@@ -304,7 +306,8 @@ body_redo(struct env *e)
     world_close(&w);
 }
 
-/* Goal: redo may dirty more pages than the pool holds, and what is still dirty is written under the real log. */
+/* Goal: redo may dirty more pages than the pool holds, and what is still dirty is written under the
+ * real log. */
 START_TEST(redo_needs_no_room_for_all)
 {
     ENV_RUN(body_redo);

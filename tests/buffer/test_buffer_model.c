@@ -2,11 +2,13 @@
  *
  * test_buffer_model.c - many tasks against a model, with far more pages than frames.
  *
- * Method: slots refer to pages; each page is filled with words made from its id and a value, the model knows the value.  Workers read
- * (optimistically, shared), change, free and create pages, prefetch, evict and write at random.  Checked all the time: what a
- * validated or latched read saw is one state and the right one; the dirty-page table covers every change that a crash would lose; the
- * assertions of pool and toy store (R5, I1, MAP after FREE).  At the end everything is written, evicted and read again.
- * Simulated with many seeds (interleavings at every task_point), and with threads.
+ * Method: slots refer to pages; each page is filled with words made from its id and a value, the
+ * model knows the value.  Workers read (optimistically, shared), change, free and create pages,
+ * prefetch, evict and write at random.  Checked all the time: what a validated or latched read saw
+ * is one state and the right one; the dirty-page table covers every change that a crash would lose;
+ * the assertions of pool and toy store (R5, I1, MAP after FREE).  At the end everything is written,
+ * evicted and read again. Simulated with many seeds (interleavings at every task_point), and with
+ * threads.
  */
 #include "tests/buffer/buffer_env.h"
 
@@ -227,7 +229,8 @@ dpt_add(void *arg, uint64_t page, uint64_t rec_lsn)
     d->oldest = min_u64(d->oldest, rec_lsn);
 }
 
-/* Every change that a crash would lose begins at or after its page's rec_lsn, or after the end of the log before the collection. */
+/* Every change that a crash would lose begins at or after its page's rec_lsn, or after the end of
+ * the log before the collection. */
 static void
 op_dirty_table(struct model *m)
 {
@@ -389,7 +392,8 @@ START_TEST(contents_agree_with_the_model)
 }
 END_TEST
 
-/* Goal: without page writer tasks, write_until does it all; a larger pool where little is evicted. */
+/* Goal: without page writer tasks, write_until does it all; a larger pool where little is evicted.
+ * */
 START_TEST(contents_agree_in_other_shapes)
 {
     memset(&run, 0, sizeof(run));
@@ -398,7 +402,8 @@ START_TEST(contents_agree_in_other_shapes)
 }
 END_TEST
 
-/* Goal: reads that fail now and then, or writes that fail for good, leave no latch, frame or wrong content behind. */
+/* Goal: reads that fail now and then, or writes that fail for good, leave no latch, frame or wrong
+ * content behind. */
 START_TEST(disk_errors_leave_contents_right)
 {
     memset(&run, 0, sizeof(run));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io_env.h - runs a test body on one of the three backends: on a real directory, or in a simulation.
+ * io_env.h - runs a test body on one of the three backends: on a real directory, or in a
+ * simulation.
  */
 #ifndef ASH_TESTS_IO_ENV_H
 #define ASH_TESTS_IO_ENV_H
@@ -109,7 +110,8 @@ env_remove_dir(const char *path)
     rmdir(path);
 }
 
-/* Runs fn on the backend.  In simulation everything of e->disk stays for the caller; else the directory goes. */
+/* Runs fn on the backend.  In simulation everything of e->disk stays for the caller; else the
+ * directory goes. */
 __attribute__((unused)) static ash_rc
 env_run(struct env *e, void (*fn)(struct env *e))
 {

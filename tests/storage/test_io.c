@@ -112,7 +112,8 @@ body_short(struct env *e)
     io__test_hooks.short_bytes = 0;
 }
 
-/* Goal: transfers that stop early are continued, also inside a vector's entry.  Method: a hook bounds each transfer. */
+/* Goal: transfers that stop early are continued, also inside a vector's entry.  Method: a hook
+ * bounds each transfer. */
 START_TEST(short_transfers_are_continued)
 {
     ENV_RUN(body_short);
@@ -211,7 +212,8 @@ body_many(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: more requests than any queue has entries, of all classes at once, all complete and are counted. */
+/* Goal: more requests than any queue has entries, of all classes at once, all complete and are
+ * counted. */
 START_TEST(many_requests_in_flight_all_complete)
 {
     ENV_RUN(body_many);
@@ -220,12 +222,14 @@ END_TEST
 
 /* ---- Names ---- */
 
+#define NAMES_MAX 256
+
 static bool
 collect(void *arg, const char *name)
 {
     char *list = arg;
-    strcat(list, name);
-    strcat(list, " ");
+    size_t used = strlen(list);
+    snprintf(list + used, NAMES_MAX - used, "%s ", name);
     return true;
 }
 
@@ -410,7 +414,8 @@ body_poison(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: after the first failure nothing changes files any more, reads go on, and its sentence is kept. */
+/* Goal: after the first failure nothing changes files any more, reads go on, and its sentence is
+ * kept. */
 START_TEST(poison_stops_every_change_but_no_read)
 {
     ENV_RUN(body_poison);
@@ -419,7 +424,8 @@ END_TEST
 
 /* ---- Priorities ---- */
 
-/* Goal: the better class first, background only with credit, and nobody waits longer than IO_AGE_NS behind others. */
+/* Goal: the better class first, background only with credit, and nobody waits longer than IO_AGE_NS
+ * behind others. */
 START_TEST(queue_serves_by_class_and_age)
 {
     struct io_queue q = { .count = 0 };

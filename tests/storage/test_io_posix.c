@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_io_posix.c - files of the real backends: what the operating system could do to the engine, and what it leaves behind.
+ * test_io_posix.c - files of the real backends: what the operating system could do to the engine,
+ * and what it leaves behind.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -208,7 +209,8 @@ body_without(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: a file system with neither O_DIRECT nor fallocate() is used through the page cache, with one logged line. */
+/* Goal: a file system with neither O_DIRECT nor fallocate() is used through the page cache, with
+ * one logged line. */
 START_TEST(poor_file_systems_will_do)
 {
     struct env e = { .kind = (enum io_backend_kind)_i };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_io_uring.c - what only the real backends have: rings and their lives, fallbacks, threads, executors.
+ * test_io_uring.c - what only the real backends have: rings and their lives, fallbacks, threads,
+ * executors.
  */
 #include "base/bits.h"
 
@@ -77,7 +78,8 @@ body_ladder(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: every rung of the flag ladder works.  Method: the hook makes the better ones fail with EINVAL. */
+/* Goal: every rung of the flag ladder works.  Method: the hook makes the better ones fail with
+ * EINVAL. */
 START_TEST(every_rung_of_the_ladder_works)
 {
     struct env e = { .kind = IO_BACKEND_AUTO };
@@ -186,7 +188,8 @@ body_buffers(struct env *e)
     io__test_hooks.buffers_errno = buffers_errno;
     io_register_buffer(e->io, arena, 4 << 20);
     ck_assert(read_pages(f, arena, 32, 40, 1)); /* becomes hot on the way */
-    /* The same addresses, other memory: pinned pages of the first must not be used for the second. */
+    /* The same addresses, other memory: pinned pages of the first must not be used for the second.
+     * */
     io_unregister_buffer(e->io, arena);
     mem_unmap(MEM_TEST, arena, 4 << 20);
     other = mem_map(MEM_TEST, 4 << 20, false);
@@ -209,7 +212,8 @@ body_buffers(struct env *e)
     io__test_hooks.buffers_errno = 0;
 }
 
-/* Goal: registered memory gives the same data, follows changes, and its refusal is one line and no error. */
+/* Goal: registered memory gives the same data, follows changes, and its refusal is one line and no
+ * error. */
 START_TEST(registered_buffers_are_followed_or_done_without)
 {
     struct env e = { .kind = IO_BACKEND_URING };
@@ -224,7 +228,8 @@ body_files(struct env *e)
 {
     char *buf = env_buffer(4096), *want = env_buffer(4096), name[32];
 
-    /* The same name and, surely, the same descriptor number again and again, each hot enough to be registered. */
+    /* The same name and, surely, the same descriptor number again and again, each hot enough to be
+     * registered. */
     for (unsigned k = 0; k < 5; k++) {
         snprintf(name, sizeof(name), "f%u", k);
         struct io_file *f = env_file(e, name, IO_CREATE);
@@ -434,7 +439,8 @@ body_executor(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: fibers park for their I/O, many are in flight at once, and a batch costs few system calls. */
+/* Goal: fibers park for their I/O, many are in flight at once, and a batch costs few system calls.
+ * */
 START_TEST(fibers_share_a_ring)
 {
     struct env e = { .kind = (enum io_backend_kind)_i };

@@ -307,7 +307,8 @@ END_TEST
 
 /* ---- Space ---- */
 
-/* Random overwrites of a fixed set: the file stays within what live pages and the fill target need. */
+/* Random overwrites of a fixed set: the file stays within what live pages and the fill target need.
+ * */
 static void
 body_reuse(struct env *e)
 {
@@ -588,8 +589,9 @@ START_TEST(superblocks_that_are_all_bad_are_told_apart)
 }
 END_TEST
 
-/* Goal: no byte of the map, nor of a page, can rot unseen.  Method: flip bits all over the file behind the superblocks; either
- * the byte is dead space and everything verifies, or the damage is reported, with the page's number. */
+/* Goal: no byte of the map, nor of a page, can rot unseen.  Method: flip bits all over the file
+ * behind the superblocks; either the byte is dead space and everything verifies, or the damage is
+ * reported, with the page's number. */
 START_TEST(a_flipped_bit_in_map_or_page_is_found)
 {
     struct random r;
@@ -633,7 +635,8 @@ body_lost(struct env *e)
     uint8_t class;
     uint64_t page = page_new(ps), version = 1, v;
 
-    /* Write until a place comes round that holds an older version of the same page: the hardest case. */
+    /* Write until a place comes round that holds an older version of the same page: the hardest
+     * case. */
     ck_ok(page_write(ps, page, 0, version));
     ck_assert(pstore_locate(ps, page, &old, &class));
     unsigned rounds = 0, missed = 0;
@@ -676,7 +679,8 @@ START_TEST(a_lost_or_misdirected_write_is_found_at_the_next_read)
 }
 END_TEST
 
-/* An older version of the page in the very place: only the map's fragment of the checksum can tell. */
+/* An older version of the page in the very place: only the map's fragment of the checksum can tell.
+ * */
 static void
 body_stale(struct env *e)
 {

@@ -74,7 +74,8 @@ writer_round(struct writer *w)
     }
     if (random_chance(
             &w->r, 1,
-            3)) { /* the log is written: it takes a while, then everything appended before is durable */
+            /* the log is written: it takes a while, then everything appended before is durable */
+            3)) {
         uint64_t end = toy.count;
         task_sleep_ns(random_below(&w->r, 300000));
         toy.durable = max_u64(toy.durable, end);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_sim_disk.c - the fault model of the simulated disk: what a power cut, a failed flush and each fault may do, and that
- * it does not do less: a harness that is too kind proves nothing.
+ * test_sim_disk.c - the fault model of the simulated disk: what a power cut, a failed flush and
+ * each fault may do, and that it does not do less: a harness that is too kind proves nothing.
  */
 #include "base/bits.h"
 #include "base/clock.h"
@@ -176,8 +176,8 @@ check_image(struct sim_disk *image, enum sim_cut_policy policy, uint64_t seed)
     return torn;
 }
 
-/* Goal: flushed data always survives; every other sector is an old or a newer version, never anything else; NONE
- * and ALL are exact; and images are not all alike: torn pages do occur. */
+/* Goal: flushed data always survives; every other sector is an old or a newer version, never
+ * anything else; NONE and ALL are exact; and images are not all alike: torn pages do occur. */
 START_TEST(a_cut_keeps_what_was_flushed_and_tears_the_rest)
 {
     uint64_t runs = test_scale(600, 20000), torn = 0, halted = 0;
@@ -271,7 +271,8 @@ body_flush_again(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: fsync-gate.  A failed flush decides the fate of what it covered: a later successful one brings nothing back. */
+/* Goal: fsync-gate.  A failed flush decides the fate of what it covered: a later successful one
+ * brings nothing back. */
 START_TEST(a_failed_flush_is_final)
 {
     unsigned lost = 0, kept = 0, torn = 0;
@@ -367,7 +368,8 @@ body_dsync(struct env *e)
     io_file_close(g);
 }
 
-/* Goal: a durable write survives every cut with its size, and no older write of the same place comes back over it. */
+/* Goal: a durable write survives every cut with its size, and no older write of the same place
+ * comes back over it. */
 START_TEST(a_durable_write_is_never_overtaken)
 {
     ck_ok(sim_disk_create(3, &disk));
@@ -425,7 +427,8 @@ exists(struct sim_disk *d, const char *name)
     return sim_disk_peek(d, "db", name, 0, NULL, 0) == ASH_OK;
 }
 
-/* Goal: unsynced name changes are kept or lost one by one, a rename wholly or not at all; synced ones are there. */
+/* Goal: unsynced name changes are kept or lost one by one, a rename wholly or not at all; synced
+ * ones are there. */
 START_TEST(names_survive_once_synced)
 {
     unsigned seen[2][2][2];
@@ -481,7 +484,8 @@ note_size(void *arg, const char *dir, const char *name, uint64_t size)
     *(uint64_t *)arg = size;
 }
 
-/* Goal: an unflushed append may leave the old size, the new size with its data, or the new size without it. */
+/* Goal: an unflushed append may leave the old size, the new size with its data, or the new size
+ * without it. */
 START_TEST(an_append_may_leave_its_size_without_its_data)
 {
     unsigned without_size = 0, without_data = 0, whole = 0;
@@ -551,8 +555,9 @@ body_all_ops(struct env *e)
     io_file_close(f);
 }
 
-/* Goal (R2, R3): whichever request fails with whichever errno, its caller is told; writes, flushes and directory syncs
- * poison, reads and growing don't; only EAGAIN and EINTR of transfers are retried, and never an fsync. */
+/* Goal (R2, R3): whichever request fails with whichever errno, its caller is told; writes, flushes
+ * and directory syncs poison, reads and growing don't; only EAGAIN and EINTR of transfers are
+ * retried, and never an fsync. */
 START_TEST(every_failure_of_every_request_is_reported)
 {
     static const int kinds[] = { IO_OP_READ, IO_OP_WRITE, IO_OP_FLUSH, SIM_OP_DIR, SIM_OP_SIZE };
@@ -732,7 +737,8 @@ body_take_lock(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: after a process crash what had completed is there, what was in flight may be, and the lock is free. */
+/* Goal: after a process crash what had completed is there, what was in flight may be, and the lock
+ * is free. */
 START_TEST(a_restart_is_a_process_crash)
 {
     unsigned seen[3] = { 0, 0, 0 };
@@ -789,7 +795,8 @@ body_one_mib(struct env *e)
     io_file_close(f);
 }
 
-/* Goal: an image of a disk of 1 MiB with 16 pending pages costs microseconds.  The bound is lenient: machines are busy. */
+/* Goal: an image of a disk of 1 MiB with 16 pending pages costs microseconds.  The bound is
+ * lenient: machines are busy. */
 START_TEST(a_cut_is_cheap)
 {
     enum {

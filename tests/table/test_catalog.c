@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_catalog.c - tables: names, creating and dropping inside transactions, handles, and that no page is lost.
+ * test_catalog.c - tables: names, creating and dropping inside transactions, handles, and that no
+ * page is lost.
  *
- * Goal: what a transaction does to tables is undone or stays with it; a dropped table's pages come back, not before
- * nobody can be inside any more, and also after a crash at any moment.  Method: a whole engine in simulation; the
- * count of allocated pages is compared with that of the empty database.
+ * Goal: what a transaction does to tables is undone or stays with it; a dropped table's pages come
+ * back, not before nobody can be inside any more, and also after a crash at any moment.  Method: a
+ * whole engine in simulation; the count of allocated pages is compared with that of the empty
+ * database.
  */
 #include "storage/pstore.h"
 #include "table/table.h"
@@ -663,7 +665,8 @@ struct crash {
     unsigned acked; /* steps whose commit was acknowledged */
 };
 
-/* The tables after each step; a crash leaves the state of the last acknowledged step, or of the next. */
+/* The tables after each step; a crash leaves the state of the last acknowledged step, or of the
+ * next. */
 static const char *const state_after[] = { "", "a", "a b", "b", "b c", "c", "" };
 
 static void

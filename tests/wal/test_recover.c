@@ -101,7 +101,8 @@ log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uin
     return recover_append_map(((struct engine *)ctx)->wal, writes, count, end_out);
 }
 
-/* The participant keeps one LSN, and sees to it that analysis shows it every record from there, in order. */
+/* The participant keeps one LSN, and sees to it that analysis shows it every record from there, in
+ * order. */
 static ash_rc
 part_collect(void *ctx, struct wal_blob *blob, uint64_t *oldest_out)
 {
@@ -119,7 +120,8 @@ part_restore(void *ctx, const uint8_t *data, size_t size)
     return ASH_OK;
 }
 
-/* A run that was halted may have appended a record without learning its LSNs: its note waits with the changes. */
+/* A run that was halted may have appended a record without learning its LSNs: its note waits with
+ * the changes. */
 static void
 note_find(const struct wal_record *rec)
 {
@@ -703,7 +705,8 @@ check_image(struct sim_disk *image, uint64_t acked_then, uint64_t seed, bool nes
     acked = acked_before;
 }
 
-/* Lives of one database, each ended by a power cut at a random event; many other events' images are checked. */
+/* Lives of one database, each ended by a power cut at a random event; many other events' images are
+ * checked. */
 static void
 history(uint64_t seed, unsigned lives, unsigned every)
 {
@@ -741,7 +744,8 @@ history(uint64_t seed, unsigned lives, unsigned every)
     sim_disk_destroy(disk);
 }
 
-/* ---- The process dies, the machine lives on: what was written is visible, but may still be in the device's cache ---- */
+/* ---- The process dies, the machine lives on: what was written is visible, but may still be in the
+ * device's cache ---- */
 
 static void
 halt(void *arg)
@@ -762,7 +766,8 @@ body_short_life(struct env *e)
     engine_close(&g, false);
 }
 
-/* A life that is halted; one more on the same disk, with power cuts: what the second built on must not go away. */
+/* A life that is halted; one more on the same disk, with power cuts: what the second built on must
+ * not go away. */
 static void
 crash_then_cut(uint64_t seed)
 {
@@ -942,7 +947,8 @@ body_rotten(struct env *e)
     pstore_close(g.ps);
 }
 
-/* Goal: whatever byte of the log or the data file rots, restart says so or is not concerned; it never crashes or invents data. */
+/* Goal: whatever byte of the log or the data file rots, restart says so or is not concerned; it
+ * never crashes or invents data. */
 START_TEST(rot_is_an_error_or_harmless)
 {
     struct random r;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wal_env.h - opens a log on one of the backends (tests/storage/io_env.h), and records that tell who they are.
+ * wal_env.h - opens a log on one of the backends (tests/storage/io_env.h), and records that tell
+ * who they are.
  */
 #ifndef ASH_TESTS_WAL_ENV_H
 #define ASH_TESTS_WAL_ENV_H
@@ -88,8 +89,8 @@ wenv_create(const struct env *e, const struct wal_options *o)
     return wal;
 }
 
-/* Reads the log from `from` to its end, calling fn for each record, and opens it for writing when `out` is given.  Returns what ended the
- * reading: ASH_NOT_FOUND is the regular end. */
+/* Reads the log from `from` to its end, calling fn for each record, and opens it for writing when
+ * `out` is given.  Returns what ended the reading: ASH_NOT_FOUND is the regular end. */
 __attribute__((unused)) static ash_rc
 wenv_read(const struct env *e, struct wal_position from, uint64_t require,
           void (*fn)(void *arg, const struct wal_record *rec), void *arg,
