@@ -15,11 +15,23 @@
 
 #include <string.h>
 
-/* Values of a state word below WAL_LSN_FIRST; everything else is a commit LSN. */
+/* Values of a state word below WAL_LSN_FIRST; everything else is a commit LSN or, with
+ * TXN_STATE_UNDONE added (LSNs are multiples of 32), that of a ROLLED_BACK record. */
 #define TXN_STATE_ACTIVE      0u
 #define TXN_STATE_COMMITTING  1u
-#define TXN_STATE_ENDED       2u /* rolled back, or ended without a change */
+#define TXN_STATE_ENDED       2u /* ended without a change, or rolled back before it was opened */
 #define TXN_STATE_SEEN_BY_ALL 3u /* committed before the database was opened */
+
+/* Who copied a row before its writer's rollback restored it may look at the copy later.  So a rolled
+ * back id counts as seen by all (visible_below) only when no snapshot in use is older than the
+ * rollback's end: until then the copy's version is refused. */
+#define TXN_STATE_UNDONE 1u
+static inline bool
+txn__undone(uint64_t state)
+{
+    return state == TXN_STATE_ENDED ||
+           (state >= WAL_LSN_FIRST && (state & TXN_STATE_UNDONE) != 0);
+}
 
 /* The state table is a ring of chunks, so ids in use must lie within one turn of it: 2^26
  * transactions between the oldest snapshot and now; then the oldest snapshot is given up. */
@@ -112,6 +124,8 @@ struct txn_sys {
     struct task_mutex pending_mutex; /* pending garbage and purge hints */
     struct txn_garbage *garbage;
     uint32_t garbage_count, garbage_capacity;
+    const struct txn_garbage *freeing; /* taken out of `garbage`, being freed by the purger now */
+    uint32_t freeing_count;
     struct txn_purge_hint *purge_head, **purge_tail;
     uint32_t purge_count;
     _Atomic uint32_t pending; /* garbage_count + purge_count, read without the mutex */

@@ -131,6 +131,8 @@ txn_is_garbage(struct txn_sys *sys, uint64_t page)
     task_mutex_lock(&sys->pending_mutex);
     for (uint32_t i = 0; i < sys->garbage_count && !found; i++)
         found = sys->garbage[i].page == page;
+    for (uint32_t i = 0; i < sys->freeing_count && !found; i++)
+        found = sys->freeing[i].page == page;
     task_mutex_unlock(&sys->pending_mutex);
     return found;
 }
@@ -159,15 +161,16 @@ txn_purge_garbage(struct txn_sys *sys, bool *more_out)
         }
     }
     sys->garbage_count = kept;
+    sys->freeing = batch;
+    sys->freeing_count = count;
     txn_pending_count(sys);
     task_mutex_unlock(&sys->pending_mutex);
     *more_out = count != 0;
     if (count == 0)
         return ASH_OK;
     ash_rc rc = sys->ops.free_pages(sys->ops.ctx, tree, pages, count, &freed);
-    if (rc == ASH_OK)
-        return ASH_OK;
     task_mutex_lock(&sys->pending_mutex); /* what is left stays garbage */
+    sys->freeing_count = 0;
     for (unsigned i = freed; i < count; i++)
         ash_ignore(txn__garbage_push(&sys->garbage, &sys->garbage_count, &sys->garbage_capacity,
                                      &batch[i])); /* see txn_add_garbage */

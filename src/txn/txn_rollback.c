@@ -125,6 +125,7 @@ txn_rollback(struct txn *t)
     if (!t->open)
         return ash_raise(ASH_MISUSE,
                          "No transaction is open in this session; there is nothing to roll back.");
+    uint64_t ended = TXN_STATE_ENDED;
     if (t->last_lsn != 0) {
         ash_rc rc = txn__undo_to(t, 0);
         if (rc != ASH_OK)
@@ -137,9 +138,11 @@ txn_rollback(struct txn *t)
         rc = wal_append(sys->wal, &part, 1, &start, &end);
         if (rc != ASH_OK)
             return rc;
+        if (!PLANTED(110))
+            ended = start | TXN_STATE_UNDONE;
     }
     if (id != 0)
-        atomic_store(txn__state(sys, id), TXN_STATE_ENDED);
+        atomic_store(txn__state(sys, id), ended);
     t->priv->garbage_count = 0;
     txn__purge_clear(t);
     txn__end(t);

@@ -129,7 +129,7 @@ txn_sees(struct txn *t, uint64_t writer)
 
     if (state == TXN_STATE_SEEN_BY_ALL)
         return true;
-    if (state < WAL_LSN_FIRST)
+    if (state < WAL_LSN_FIRST || txn__undone(state))
         return false; /* active, or rolled back */
     if (PLANTED(100) ? state > atomic_load_explicit(&t->snapshot, memory_order_relaxed) + 4096
                      : state >= atomic_load_explicit(&t->snapshot, memory_order_relaxed))
@@ -152,7 +152,8 @@ txn_writer(struct txn *t, uint64_t writer)
         return TXN_WRITER_SEEN;
     if (state == TXN_STATE_ACTIVE || state == TXN_STATE_COMMITTING)
         return TXN_WRITER_ACTIVE; /* committing: txn_wait() returns after a few turns */
-    if (state < WAL_LSN_FIRST || t->autocommit || t->isolation == ASH_READ_COMMITTED)
+    if (state < WAL_LSN_FIRST || txn__undone(state) || t->autocommit ||
+        t->isolation == ASH_READ_COMMITTED)
         return TXN_WRITER_SEEN;
     if (state < atomic_load_explicit(&t->snapshot, memory_order_relaxed) || PLANTED(101))
         return TXN_WRITER_SEEN;
@@ -171,7 +172,7 @@ txn_visible_to_all(struct txn_sys *sys, uint64_t writer)
     uint64_t state = atomic_load(word);
     if (writer < atomic_load_explicit(&sys->visible_below, memory_order_acquire))
         return true;
-    if (state < WAL_LSN_FIRST)
+    if (state < WAL_LSN_FIRST || txn__undone(state))
         return false;
     return state < atomic_load_explicit(&sys->horizon, memory_order_acquire);
 }

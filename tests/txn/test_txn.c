@@ -592,7 +592,7 @@ money(struct world *w)
 
 START_TEST(every_snapshot_sees_all_the_money)
 {
-    RUN(money, test_scale(60, 5000));
+    RUN(money, test_scale(300, 5000));
 }
 END_TEST
 
