@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * option_table.h - every option of the engine.  Included with O() defined; no include guard on
- * purpose.
+ * option_table.h - every option of the engine.  Included with O() defined;
+ * no include guard on purpose.
  */
 #define KIB (1024ull)
 #define MIB (1024ull * KIB)
