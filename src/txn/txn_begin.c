@@ -72,13 +72,26 @@ txn_stop(struct txn_sys *sys)
     sys->purger = NULL;
 }
 
+static void
+txn_free(struct txn *t)
+{
+    list_remove(&t->priv->link);
+    txn__purge_clear(t);
+    mem_free(MEM_TXN, t->priv->garbage);
+    mem_free(MEM_TXN, t);
+}
+
 void
 txn_sys_destroy(struct txn_sys *sys)
 {
     if (sys == NULL)
         return;
     ash_assert(sys->purger == NULL);
-    ash_assert(list_empty(&sys->attached));
+    LIST_FOREACH_SAFE(it, tmp, &sys->attached) {
+        struct txn_private *priv = list_entry(it, struct txn_private, link);
+        ash_assert(priv->abandoned);
+        txn_free(((struct txn *)(void *)priv) - 1);
+    }
     for (unsigned i = 0; i < TXN_CHUNKS; i++)
         mem_free(MEM_TXN, (void *)atomic_load(&sys->chunk[i]));
     mem_free(MEM_TXN, (void *)sys->chunk);
@@ -120,32 +133,42 @@ txn_attach(struct txn_sys *sys, struct txn **out)
     return ASH_OK;
 }
 
-/* An open one is left as it is: its state stays ACTIVE, so its changes stay invisible; its locks go
- * with its memory. */
+/* An open one (its rollback failed) stays listed until the database is closed: its state stays
+ * ACTIVE, so nobody sees its changes, and its first LSN keeps its records where restart finds them
+ * and undoes it.  Without that a checkpoint would forget it, and the next life would take what it
+ * wrote for committed. */
 void
 txn_detach(struct txn *t)
 {
     if (t == NULL)
         return;
+    struct txn_sys *sys = t->sys;
     if (t->priv->locks != NULL)
         txn__unlock_all(t, atomic_load(&t->id));
-    task_mutex_lock(&t->sys->attach_mutex);
-    list_remove(&t->priv->link);
-    task_mutex_unlock(&t->sys->attach_mutex);
-    txn__purge_clear(t);
-    mem_free(MEM_TXN, t->priv->garbage);
-    mem_free(MEM_TXN, t);
+    task_mutex_lock(&sys->attach_mutex);
+    if (t->open && t->last_lsn != 0 && !PLANTED(109)) {
+        t->priv->abandoned = true;
+        atomic_store(&t->snapshot, 0);
+    } else {
+        txn_free(t);
+    }
+    task_mutex_unlock(&sys->attach_mutex);
 }
 
 void
 txn_refresh(struct txn *t)
 {
-    /* Mark, then read the clock: see txn_scan().  The log from `retain` on may be asked for by this
-     * snapshot: versions replaced by transactions that were open when it was taken, or began later.
-     * */
-    atomic_store(&t->snapshot, TXN_SNAPSHOT_PENDING);
+    /* The log from `retain` on may be asked for by this snapshot: versions replaced by transactions
+     * that are open when it is taken, or begin later.  Stored before the mark, so that who sees the
+     * mark or the snapshot sees a `retain` of this one: active_low may have moved on meanwhile,
+     * over a writer that was open when we read the clock.
+     * Mark, then read the clock: see txn_scan(). */
     atomic_store_explicit(&t->retain, atomic_load(&t->sys->active_low), memory_order_relaxed);
-    atomic_store_explicit(&t->snapshot, wal_reserved(t->sys->wal), memory_order_release);
+    atomic_store(&t->snapshot, TXN_SNAPSHOT_PENDING);
+    task_point();
+    uint64_t now = wal_reserved(t->sys->wal);
+    task_point();
+    atomic_store_explicit(&t->snapshot, now, memory_order_release);
 }
 
 ash_rc
@@ -161,6 +184,7 @@ txn_begin(struct txn *t, const struct txn_begin_options *options)
     t->autocommit = options->autocommit;
     t->lock_timeout_ms = options->lock_timeout_ms;
     t->depends = 0;
+    t->half_undone = false;
     t->open = true;
     if (atomic_load_explicit(&t->killed, memory_order_relaxed))
         atomic_store(&t->killed, false);
@@ -196,7 +220,7 @@ txn_statement(struct txn *t, bool write)
     }
     if (t->isolation == ASH_READ_COMMITTED)
         txn_refresh(t);
-    return txn_check(t);
+    return ASH_UNLIKELY(t->half_undone) ? txn__half_undone() : txn_check(t);
 }
 
 ash_rc

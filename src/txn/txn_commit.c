@@ -35,7 +35,10 @@ txn__end(struct txn *t)
 static ash_rc
 txn_commit_clean(struct txn *t, bool wait)
 {
-    uint64_t depends = t->depends;
+    /* Rows that everybody sees are shown without a look at their writer's commit; those lie below
+     * the horizon, which follows what is committed, not what is durable. */
+    uint64_t horizon = PLANTED(111) ? 0 : txn_horizon(t->sys);
+    uint64_t depends = t->depends > horizon ? t->depends : horizon;
     uint64_t id = atomic_load_explicit(&t->id, memory_order_relaxed);
     struct txn_sys *sys = t->sys;
 
@@ -67,6 +70,8 @@ txn_commit(struct txn *t, bool wait, uint64_t *end_out)
                          "No transaction is open in this session; there is nothing to commit.");
     if (end_out != NULL)
         *end_out = 0;
+    if (ASH_UNLIKELY(t->half_undone))
+        return txn__half_undone();
     if (t->last_lsn == 0)
         return txn_commit_clean(t, wait);
 

@@ -51,6 +51,7 @@ struct txn_garbage {
     uint64_t
         lsn; /* in a transaction: start of the record that replaced it; pending: the commit LSN */
     uint32_t tree;
+    bool busy; /* pending: being freed just now */
 };
 
 struct txn_purge_hint {
@@ -85,6 +86,7 @@ struct txn_private {
     uint32_t garbage_count, garbage_capacity;
     struct txn_purge_hint *purge;
     uint32_t purge_count;
+    bool abandoned;   /* its session is gone, its rollback had failed: txn_detach() */
     uint32_t commits; /* of this session: every 64th moves the horizon */
     uint64_t logged;  /* start of the record logged last: what txn_add_garbage belongs to */
 };
@@ -124,10 +126,9 @@ struct txn_sys {
     struct task_mutex pending_mutex; /* pending garbage and purge hints */
     struct txn_garbage *garbage;
     uint32_t garbage_count, garbage_capacity;
-    const struct txn_garbage *freeing; /* taken out of `garbage`, being freed by the purger now */
-    uint32_t freeing_count;
     struct txn_purge_hint *purge_head, **purge_tail;
     uint32_t purge_count;
+    uint64_t freeing_since;   /* 0, or: records that free busy garbage lie here or above */
     _Atomic uint32_t pending; /* garbage_count + purge_count, read without the mutex */
 
     struct task *purger;
@@ -152,6 +153,7 @@ uint64_t txn__oldest_first_lsn(struct txn_sys *sys);
 /* txn_commit.c */
 void txn__end(struct txn *t);
 /* txn_rollback.c */
+ash_rc txn__half_undone(void);
 ASH_MUST_CHECK ash_rc txn__undo_to(struct txn *t, uint64_t savepoint);
 /* txn_lock.c */
 void txn__unlock_all(struct txn *t, uint64_t id);

@@ -131,50 +131,57 @@ txn_is_garbage(struct txn_sys *sys, uint64_t page)
     task_mutex_lock(&sys->pending_mutex);
     for (uint32_t i = 0; i < sys->garbage_count && !found; i++)
         found = sys->garbage[i].page == page;
-    for (uint32_t i = 0; i < sys->freeing_count && !found; i++)
-        found = sys->freeing[i].page == page;
     task_mutex_unlock(&sys->pending_mutex);
     return found;
 }
 
-/* Frees pending pages below the horizon, in batches of one tree. */
+/* Takes the first `freed` of the busy entries off the list; the others are garbage as before. */
+static void
+txn_garbage_freed(struct txn_sys *sys, unsigned freed)
+{
+    uint32_t kept = 0, busy = 0;
+
+    for (uint32_t i = 0; i < sys->garbage_count; i++) {
+        struct txn_garbage g = sys->garbage[i];
+        if (g.busy && busy++ < freed)
+            continue;
+        g.busy = false;
+        sys->garbage[kept++] = g;
+    }
+    sys->garbage_count = kept;
+    sys->freeing_since = 0;
+    txn_pending_count(sys);
+}
+
+/* Frees pending pages below the horizon, in batches of one tree.  They stay on the list meanwhile: a
+ * checkpoint that is taken between must know them, since the record that frees them may be lost in
+ * a crash, and must not begin restart's reading behind that record, or they would be freed twice. */
 static ash_rc
 txn_purge_garbage(struct txn_sys *sys, bool *more_out)
 {
-    struct txn_garbage batch[TXN_PURGE_BATCH];
     uint64_t pages[TXN_PURGE_BATCH];
     unsigned count = 0, freed = 0;
     uint32_t tree = 0;
     uint64_t horizon = txn_horizon(sys);
 
     task_mutex_lock(&sys->pending_mutex);
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < sys->garbage_count; i++) {
+    for (uint32_t i = 0; i < sys->garbage_count && count < TXN_PURGE_BATCH; i++) {
         struct txn_garbage *g = &sys->garbage[i];
         bool due = g->lsn < horizon || PLANTED(106);
-        if (due && count < TXN_PURGE_BATCH && (count == 0 || g->tree == tree)) {
+        if (due && (count == 0 || g->tree == tree)) {
             tree = g->tree;
-            batch[count] = *g;
+            g->busy = true;
             pages[count++] = g->page;
-        } else {
-            sys->garbage[kept++] = *g;
         }
     }
-    sys->garbage_count = kept;
-    sys->freeing = batch;
-    sys->freeing_count = count;
-    txn_pending_count(sys);
+    sys->freeing_since = count == 0 ? 0 : wal_reserved(sys->wal);
     task_mutex_unlock(&sys->pending_mutex);
     *more_out = count != 0;
     if (count == 0)
         return ASH_OK;
     ash_rc rc = sys->ops.free_pages(sys->ops.ctx, tree, pages, count, &freed);
-    task_mutex_lock(&sys->pending_mutex); /* what is left stays garbage */
-    sys->freeing_count = 0;
-    for (unsigned i = freed; i < count; i++)
-        ash_ignore(txn__garbage_push(&sys->garbage, &sys->garbage_count, &sys->garbage_capacity,
-                                     &batch[i])); /* see txn_add_garbage */
-    txn_pending_count(sys);
+    task_mutex_lock(&sys->pending_mutex);
+    txn_garbage_freed(sys, freed);
     task_mutex_unlock(&sys->pending_mutex);
     return rc;
 }

@@ -37,6 +37,9 @@ txn_collect(void *ctx, struct wal_blob *blob, uint64_t *oldest_out)
      * it stopped being listed as open, and the list is read below. */
     uint64_t oldest = txn__oldest_first_lsn(sys);
     task_mutex_lock(&sys->pending_mutex);
+    /* Garbage that is being freed is listed, and restart sees the records that free it. */
+    if (sys->freeing_since != 0 && sys->freeing_since < oldest)
+        oldest = sys->freeing_since;
     struct txn_blob_head head = { TXN_BLOB_VERSION, sys->garbage_count,
                                   atomic_load(&sys->next_id) };
     ash_rc rc = wal_blob_add(blob, &head, sizeof(head));
@@ -60,8 +63,7 @@ txn_retain(void *ctx)
     LIST_FOREACH(it, &sys->attached) {
         struct txn *t = ((struct txn *)(void *)list_entry(it, struct txn_private, link)) - 1;
         uint64_t snapshot = atomic_load(&t->snapshot);
-        uint64_t retain = snapshot == TXN_SNAPSHOT_PENDING ? atomic_load(&sys->active_low)
-                                                           : atomic_load(&t->retain);
+        uint64_t retain = atomic_load(&t->retain); /* after the snapshot: txn_refresh() */
         if (snapshot != 0 && !atomic_load(&t->killed) && retain < low)
             low = retain;
     }

@@ -166,5 +166,14 @@ txn_rollback_to(struct txn *t, uint64_t savepoint)
     if (savepoint > t->last_lsn)
         return ash_raise(ASH_INVALID, "Savepoint %llu is not one of this transaction's.",
                          (unsigned long long)savepoint);
-    return txn__undo_to(t, savepoint);
+    ash_rc rc = txn__undo_to(t, savepoint);
+    t->half_undone |= rc != ASH_OK;
+    return rc;
+}
+
+ash_rc
+txn__half_undone(void)
+{
+    return ash_raise(ASH_MISUSE, "Rolling back to a savepoint failed halfway in this transaction; "
+                                 "roll it back as a whole.");
 }

@@ -50,7 +50,7 @@ txn_chunk_prepare(struct txn_sys *sys, uint64_t id)
         atomic_store(&chunk[TXN_CHUNK_IDS], number);
         atomic_store_explicit(slot, chunk, memory_order_release);
     } else if (atomic_load(&chunk[TXN_CHUNK_IDS]) != number) {
-        ash_assert(number * TXN_CHUNK_IDS > (uint64_t)TXN_CHUNKS * TXN_CHUNK_IDS);
+        ash_assert(number >= TXN_CHUNKS);
         ash_assert((number - TXN_CHUNKS + 1) * TXN_CHUNK_IDS <= atomic_load(&sys->visible_below));
         for (unsigned i = 0; i < TXN_CHUNK_IDS; i++)
             atomic_store_explicit(&chunk[i], TXN_STATE_ACTIVE, memory_order_release);
@@ -188,8 +188,8 @@ txn_visible_below_ptr(struct txn_sys *sys)
 static void
 txn_kill_if_too_old(struct txn_sys *sys, struct txn *t, uint64_t reserved)
 {
-    uint64_t retain = atomic_load(&t->retain);
     uint64_t snapshot = atomic_load(&t->snapshot);
+    uint64_t retain = atomic_load(&t->retain); /* of this snapshot or a newer one: txn_refresh() */
 
     if (snapshot <= TXN_SNAPSHOT_PENDING || atomic_load(&t->first_lsn) != 0)
         return;

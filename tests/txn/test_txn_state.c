@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_txn_state.c - races and rare turns of src/txn that no workload meets by itself: the state
+ * table's second round, a reader with a copy of a row that is rolled back, a transaction whose
+ * rollback failed, reading what is committed but not durable.
+ */
+#include "api/api_int.h"
+#include "txn/txn_int.h"
+
+#include "tests/api/db_env.h"
+
+struct world {
+    struct db_env *env;
+    ash_db *db;
+    struct db_layers l;
+    ash_session *a, *b;
+    ash_table *t;
+    void (*fn)(struct world *w);
+};
+
+static void
+must_value(struct world *w, ash_session *s, const char *key, const char *value)
+{
+    struct ash_slice v;
+
+    must_ok(ash_get(s, w->t, slice_str(key), &v));
+    must(v.size == strlen(value) && memcmp(v.data, value, v.size) == 0, "%s is \"%.*s\"", key,
+         (int)v.size, (const char *)v.data);
+}
+
+static void
+put(struct world *w, ash_session *s, const char *key, const char *value)
+{
+    must_ok(ash_put(s, w->t, slice_str(key), slice_str(value)));
+}
+
+static void
+open_world(struct world *w)
+{
+    w->db = db_env_open(w->env, DB_ENV_TINY, /* quiet= */ true);
+    db_layers(w->db, &w->l);
+    must_ok(ash_session_open(w->db, &w->a));
+    must_ok(ash_session_open(w->db, &w->b));
+}
+
+static void
+close_world(struct world *w)
+{
+    ash_table_close(w->t);
+    ash_session_close(w->a);
+    ash_session_close(w->b);
+    must_ok(ash_close(w->db));
+}
+
+static void
+world_body(struct db_env *e)
+{
+    struct world w = { .env = e };
+    struct world *given = e->arg;
+
+    open_world(&w);
+    must_ok(ash_table_create(w.a, "t", NULL));
+    must_ok(ash_table_open(w.a, "t", &w.t));
+    put(&w, w.a, "k", "old");
+    given->fn(&w);
+    db_env_verify(w.db);
+    close_world(&w);
+}
+
+static void
+run(void (*fn)(struct world *w), const char *name)
+{
+    struct world w = { .fn = fn };
+    struct db_env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1), .name = name, .arg = &w };
+
+    must_ok(db_env_run(&e, world_body));
+    must(e.leaked == 0, "%llu bytes leaked", (unsigned long long)e.leaked);
+}
+#define RUN(fn) run(fn, #fn)
+
+/* ---- The state table is a ring ---- */
+
+static void
+turn_of_the_ring(struct world *w)
+{
+    struct txn_sys *sys = w->l.txn;
+    uint64_t turn = (uint64_t)TXN_CHUNKS * TXN_CHUNK_IDS;
+
+    /* As after 2^26 transactions, all of them seen by everybody. */
+    txn_move_horizon(sys);
+    atomic_store(&sys->next_id, turn - TXN_CHUNK_IDS / 2 - 8);
+    atomic_store(&sys->visible_below, turn - TXN_CHUNK_IDS / 2 - 8);
+    for (unsigned i = 0; i < 16; i++)
+        put(w, w->a, "k", "turn");
+    atomic_store(&sys->next_id, turn - 8);
+    txn_move_horizon(sys);
+    atomic_store(&sys->visible_below, turn - 8);
+    for (unsigned i = 0; i < 16; i++)
+        put(w, w->a, "k", "over");
+    must(atomic_load(&sys->next_id) > turn, "not over it");
+    must_value(w, w->b, "k", "over");
+}
+
+START_TEST(test_state_table_turns)
+{
+    RUN(turn_of_the_ring);
+}
+END_TEST
+
+/* ---- A reader's copy outlives a rollback ---- */
+
+static void
+copy_of_a_rolled_back_row(struct world *w)
+{
+    must_ok(ash_begin(w->b, NULL)); /* the reader's snapshot */
+    must_ok(ash_begin(w->a, NULL));
+    put(w, w->a, "k", "dirty");
+    uint64_t writer = atomic_load(&w->a->txn->id); /* the reader has copied the row now */
+    must_ok(ash_rollback(w->a));
+    for (unsigned i = 0; i < 3; i++)
+        put(w, w->a, "other", "x");
+    txn_move_horizon(w->l.txn);
+    must(!txn_sees(w->b->txn, writer), "the rolled-back change is seen");
+    must_value(w, w->b, "k", "old");
+    must_ok(ash_commit(w->b));
+    txn_move_horizon(w->l.txn);
+    must(atomic_load(txn_visible_below_ptr(w->l.txn)) > writer, "held for ever");
+}
+
+START_TEST(test_copy_of_rolled_back_row)
+{
+    RUN(copy_of_a_rolled_back_row);
+}
+END_TEST
+
+/* ---- Rollback fails ---- */
+
+static void
+rollback_without_memory(struct world *w)
+{
+    char value[200];
+
+    memset(value, 'x', sizeof(value));
+    must_ok(ash_begin(w->a, NULL));
+    put(w, w->a, "k", "dirty");
+    put(w, w->a, "new", "dirty");
+    mem_fail_at(1, /* sticky= */ true);
+    must_rc(ash_rollback(w->a), ASH_NO_MEMORY);
+    ash_session_close(w->a);
+    mem_fail_at(0, false);
+    must_value(w, w->b, "k", "old");
+    must_ok(ash_checkpoint(w->db)); /* must not forget it */
+    must_ok(ash_session_open(w->db, &w->a));
+    ash_table_close(w->t);
+    ash_session_close(w->a);
+    ash_session_close(w->b);
+    must_ok(ash_close(w->db));
+
+    struct ash_slice v;
+    open_world(w);
+    must_ok(ash_table_open(w->a, "t", &w->t));
+    must_value(w, w->a, "k", "old");
+    must_rc(ash_get(w->a, w->t, slice_str("new"), &v), ASH_NOT_FOUND);
+    put(w, w->a, "k", "free");
+}
+
+START_TEST(test_rollback_fails)
+{
+    RUN(rollback_without_memory);
+}
+END_TEST
+
+static void
+savepoint_without_memory(struct world *w)
+{
+    uint64_t savepoint;
+
+    must_ok(ash_begin(w->a, NULL));
+    must_ok(ash_savepoint(w->a, &savepoint));
+    put(w, w->a, "k", "dirty");
+    mem_fail_at(1, /* sticky= */ true);
+    must_rc(ash_rollback_to(w->a, savepoint), ASH_NO_MEMORY);
+    mem_fail_at(0, false);
+    must_rc(ash_put(w->a, w->t, slice_str("x"), slice_str("y")), ASH_MISUSE);
+    must_rc(ash_commit(w->a), ASH_MISUSE); /* and it rolls back */
+    must(!ash_in_transaction(w->a), "still open");
+    must_value(w, w->a, "k", "old");
+}
+
+START_TEST(test_half_undone_is_not_committed)
+{
+    RUN(savepoint_without_memory);
+}
+END_TEST
+
+/* ---- Durability of what was read ---- */
+
+static void
+read_what_is_not_durable(struct world *w)
+{
+    must_ok(ash_session_durability(w->a, ASH_DURABILITY_NONE));
+    put(w, w->a, "k", "new");
+    uint64_t end = wal_reserved(w->l.wal);
+    txn_move_horizon(w->l.txn);
+    must(wal_durable(w->l.wal) < end, "durable by itself");
+    must_value(w, w->b, "k", "new");
+    must(wal_durable(w->l.wal) >= end, "a synchronous reader was told what a power cut can undo");
+}
+
+START_TEST(test_sync_reader_waits)
+{
+    RUN(read_what_is_not_durable);
+}
+END_TEST
+
+static Suite *
+suite(void)
+{
+    Suite *s = suite_create("txn state");
+    TCase *tc = tcase_create("state");
+
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, test_state_table_turns);
+    tcase_add_test(tc, test_copy_of_rolled_back_row);
+    tcase_add_test(tc, test_rollback_fails);
+    tcase_add_test(tc, test_half_undone_is_not_committed);
+    tcase_add_test(tc, test_sync_reader_waits);
+    suite_add_tcase(s, tc);
+    return s;
+}
+
+TEST_MAIN(suite)
