@@ -132,6 +132,22 @@ by_number(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
+static ash_rc
+raise_no_start(const struct wal_reader *r, const struct wal_position *from)
+{
+    char name[WAL_NAME_MAX];
+    bool there = false;
+
+    for (unsigned i = 0; i < r->found_count; i++)
+        there |= r->found[i].number == from->segment;
+    wal__segment_name(name, from->segment);
+    return ash_raise_obj(ASH_CORRUPT, name,
+                         "%s/%s, in which recovery must start at log position %" PRIu64
+                         ", %s; restore it from a backup",
+                         io_dir_path(r->dir), name, from->lsn,
+                         there ? "is damaged in its head" : "is missing");
+}
+
 ash_rc
 wal__reader_find(struct wal_reader *r, const struct wal_position *from)
 {
@@ -150,10 +166,7 @@ wal__reader_find(struct wal_reader *r, const struct wal_position *from)
     if (r->chain_first == r->found_count) {
         if (from->lsn == WAL_LSN_FIRST)
             return ASH_NOT_FOUND; /* nothing was ever written */
-        return ash_raise_obj(ASH_CORRUPT, io_dir_path(r->dir),
-                             "no log segment in %s holds log position %" PRIu64
-                             ", from which recovery must start; restore the missing file",
-                             io_dir_path(r->dir), from->lsn);
+        return raise_no_start(r, from);
     }
     make_chain(r);
     return wal__reader_enter(r, r->chain_first);
