@@ -5,15 +5,22 @@
  *
  * The child runs eight writers.  Each transaction of a writer puts the same number n into three
  * rows of its own, spread over the key space, and commits: synchronously, or with a ticket that it
- * waits for every few transactions.  A shared page holds, per writer, the last number whose commit
+ * waits for every few transactions.  It also inserts a row of its own number and deletes the one of
+ * HISTORY transactions ago.  A shared page holds, per writer, the last number whose commit
  * call began and the last that was acknowledged.  After the kill:
  *
  *   K1  the three rows of a writer hold the same number (whole transactions only);
  *   K2  acknowledged <= that number <= begun;
- *   K3  ash_verify() finds nothing.
+ *   K3  ash_verify() finds nothing;
+ *   K4  the rows of the writer's last HISTORY transactions are there, older ones are not: none was
+ *       lost in between, no delete came back.
+ *
+ * Some cycles also kill the process that recovers.
  *
  *   kill_loop [--cycles=N] [--dir=PATH] [--threads] [--seed=N] [--max-ms=N]
  */
+#include "base/clock.h"
+
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -23,6 +30,8 @@
 
 #define WRITERS 8u
 #define ROWS    3u
+#define HISTORY 100u
+#define BUSY_NS 2000000000ull
 #define OPTIONS \
     "cache=4MiB,wal_buffer=1MiB,wal_segment=256KiB,zone_size=256KiB,wal_limit=4MiB,checkpoint_ms=50,executors=1"
 
@@ -40,6 +49,7 @@ static struct {
 
 static struct shared *shared;
 
+/* I/O that the killed process had in flight may hold its lock for a moment. */
 static ash_db *
 open_db(unsigned flags)
 {
@@ -48,7 +58,12 @@ open_db(unsigned flags)
                               .grow_bytes = 8u << 20 };
     ash_db *db = NULL;
 
-    must_ok(db_open(&seams, arg.dir, flags, OPTIONS, &db));
+    uint64_t until = clock_ns() + BUSY_NS;
+    ash_rc rc;
+
+    while ((rc = db_open(&seams, arg.dir, flags, OPTIONS, &db)) == ASH_BUSY && clock_ns() < until)
+        usleep(1000);
+    must_ok(rc);
     return db;
 }
 
@@ -56,6 +71,13 @@ static struct ash_slice
 row_key(char buf[16], uint32_t writer, uint32_t row)
 {
     snprintf(buf, 16, "%02u-%02u", (row * 37 + writer * 13) % 100, writer);
+    return slice_str(buf);
+}
+
+static struct ash_slice
+history_key(char buf[32], uint32_t writer, uint64_t n)
+{
+    snprintf(buf, 32, "h%05llu-%02u", (unsigned long long)(n % 100000), writer);
     return slice_str(buf);
 }
 
@@ -72,7 +94,7 @@ static void
 write_once(struct writer *w, ash_session *s, uint64_t n, uint64_t *ticket)
 {
     uint8_t value[8000];
-    char key[16];
+    char key[16], history[32];
     size_t size = 8 + (size_t)random_below(
                           &w->random, random_chance(&w->random, 1, 10) ? sizeof(value) - 8 : 200);
 
@@ -81,6 +103,9 @@ write_once(struct writer *w, ash_session *s, uint64_t n, uint64_t *ticket)
     must_ok(ash_begin(s, NULL));
     for (uint32_t r = 0; r < ROWS; r++)
         must_ok(ash_put(s, w->t, row_key(key, w->number, r), ash_slice(value, size)));
+    must_ok(ash_insert(s, w->t, history_key(history, w->number, n), ash_slice(value, 8)));
+    if (n > HISTORY)
+        must_ok(ash_delete(s, w->t, history_key(history, w->number, n - HISTORY)));
     atomic_store(&shared->begun[w->number], n);
     if (random_chance(&w->random, 1, 2)) {
         must_ok(ash_commit(s));
@@ -142,6 +167,23 @@ child(uint64_t cycle)
 /* ---- The parent ---- */
 
 static void
+check_history(ash_session *s, ash_table *t, uint32_t writer, uint64_t newest)
+{
+    char key[32];
+    uint64_t n = newest > 2 * HISTORY ? newest - 2 * HISTORY : 0;
+
+    for (n++; n <= newest + 2; n++) {
+        struct ash_slice v;
+        bool there = n <= newest && n + HISTORY > newest;
+        ash_rc rc = ash_get(s, t, history_key(key, writer, n), &v);
+        must(rc == (there ? ASH_OK : ASH_NOT_FOUND), "writer %u, newest %llu: row of %llu: %s (K4)",
+             writer, (unsigned long long)newest, (unsigned long long)n, ash_rc_name(rc));
+        must(!there || (v.size == 8 && memcmp(v.data, &n, 8) == 0), "writer %u: row of %llu (K4)",
+             writer, (unsigned long long)n);
+    }
+}
+
+static void
 check_writer(ash_session *s, ash_table *t, uint32_t writer)
 {
     uint64_t n[ROWS] = { 0 };
@@ -165,8 +207,18 @@ check_writer(ash_session *s, ash_table *t, uint32_t writer)
     must(n[0] >= acked && n[0] <= begun,
          "writer %u: found %llu, acknowledged %llu, begun %llu (K2)", writer,
          (unsigned long long)n[0], (unsigned long long)acked, (unsigned long long)begun);
+    check_history(s, t, writer, n[0]);
     atomic_store(&shared->begun[writer], n[0]); /* the next life goes on from what is there */
     atomic_store(&shared->acked[writer], n[0]);
+}
+
+/* Recovers, until it is killed. */
+_Noreturn static void
+recoverer(void)
+{
+    open_db(ASH_OPEN_CREATE);
+    for (;;)
+        pause();
 }
 
 /* In a process of its own: the parent must never have had threads when it forks. */
@@ -220,6 +272,16 @@ cycle_run(uint64_t cycle, struct random *r)
          (unsigned long long)cycle);
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
+    if (random_chance(r, 1, 3)) {
+        pid = fork_or_fail();
+        if (pid == 0)
+            recoverer();
+        usleep((useconds_t)random_below(r, 20000));
+        kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+        must(WIFSIGNALED(status), "cycle %llu: recovery ended by itself",
+             (unsigned long long)cycle);
+    }
     pid = fork_or_fail();
     if (pid == 0)
         checker();
