@@ -782,7 +782,7 @@ END_TEST
 
 START_TEST(money_is_neither_made_nor_lost_by_threads)
 {
-    run_bank(test_seed((uint64_t)_i), IO_BACKEND_THREADS, (unsigned)test_scale(400, 4000));
+    run_bank(test_seed((uint64_t)_i), IO_BACKEND_THREADS, (unsigned)test_scale(150, 4000));
 }
 END_TEST
 
@@ -795,8 +795,11 @@ suite(void)
     tcase_add_loop_test(t, every_snapshot_sees_what_the_model_says, 0, (int)ASH_ARRAY_SIZE(shapes));
     tcase_add_loop_test(t, a_bulk_load_holds_all_rows_or_none, 0, (int)ASH_ARRAY_SIZE(shapes));
     tcase_add_test(t, money_is_neither_made_nor_lost_in_any_interleaving);
-    tcase_add_loop_test(t, money_is_neither_made_nor_lost_by_threads, 0, 3);
     suite_add_tcase(s, t);
+    TCase *threads = tcase_create("threads");
+    tcase_set_timeout(threads, 600);
+    tcase_add_loop_test(threads, money_is_neither_made_nor_lost_by_threads, 0, 3);
+    suite_add_tcase(s, threads);
     return s;
 }
 TEST_MAIN(suite)
