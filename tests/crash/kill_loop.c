@@ -31,7 +31,7 @@
 #define WRITERS 8u
 #define ROWS    3u
 #define HISTORY 100u
-#define BUSY_NS 2000000000ull
+#define BUSY_NS 20000000000ull
 #define OPTIONS \
     "cache=4MiB,wal_buffer=1MiB,wal_segment=256KiB,zone_size=256KiB,wal_limit=4MiB,checkpoint_ms=50,executors=1"
 
