@@ -79,7 +79,8 @@ catalog_delete_drop_row(struct catalog *c, struct txn *t, void *arg)
     return rc == ASH_NOT_FOUND ? ASH_OK : rc;
 }
 
-static void
+/* Its row stays when this fails: it is tried again, by the next open at the latest. */
+static ash_rc
 catalog_reap_one(struct catalog *c, struct catalog_reap *r)
 {
     task_mutex_lock(&c->create_mutex);
@@ -89,9 +90,15 @@ catalog_reap_one(struct catalog *c, struct catalog_reap *r)
     task_mutex_unlock(&c->create_mutex);
     task_mutex_lock(&c->mutex);
     c->reaping = 0;
+    if (rc != ASH_OK) {
+        r->next = c->reap;
+        c->reap = r;
+        atomic_fetch_add(&c->reap_count, 1);
+    }
     task_mutex_unlock(&c->mutex);
-    ash_ignore(rc); /* the row is still there: the next open tries again */
-    mem_free(MEM_TABLE, r);
+    if (rc == ASH_OK)
+        mem_free(MEM_TABLE, r);
+    return rc;
 }
 
 static void
@@ -101,9 +108,10 @@ catalog_reaper_main(void *arg)
 
     while (!atomic_load(&c->stopping)) {
         struct catalog_reap *r = catalog_reap_due(c);
-        if (r != NULL)
-            catalog_reap_one(c, r);
-        else if (atomic_load(&c->reap_count) == 0)
+        if (r != NULL) {
+            if (catalog_reap_one(c, r) != ASH_OK)
+                task_sleep_ns(CATALOG_REAP_WAIT_NS);
+        } else if (atomic_load(&c->reap_count) == 0)
             task_park();
         else {
             txn_move_horizon(c->env->txn);

@@ -54,7 +54,10 @@ struct check {
     /* its cursor: rows in [from, to); the gap it stands in: `next` is the row after it in key order
      * */
     uint32_t from, to;
-    uint32_t low, high; /* rows < low are behind, rows >= high ahead; low == high except on a row */
+    /* Where it stands: a step up finds a row >= high and leaves out none >= high_must; a step down
+     * finds one < low and leaves out none < low_must.  They differ after running off an end, when
+     * the transaction may write rows behind the last one: it may stand before or after those. */
+    uint32_t low, low_must, high, high_must;
     bool cursor_autocommit;
     uint64_t cursor_snapshot, cursor_opened; /* read committed: rows may be as old as the cursor */
 };
@@ -317,6 +320,13 @@ scan_may(const struct check *c, uint32_t key, uint64_t value, bool any_value)
 }
 
 static void
+stand(struct check *c, uint32_t low, uint32_t high)
+{
+    c->low = c->low_must = low;
+    c->high = c->high_must = high;
+}
+
+static void
 check_step(struct check *c, const struct history_op *op)
 {
     bool found = op->rc == ASH_OK;
@@ -332,8 +342,8 @@ check_step(struct check *c, const struct history_op *op)
         wrong(c, op->key, "a scan went the wrong way (H2)");
         return;
     }
-    uint32_t skip_from = op->flag ? c->high : found ? op->key + 1 : c->from;
-    uint32_t skip_to = op->flag ? (found ? op->key : c->to) : c->low;
+    uint32_t skip_from = op->flag ? c->high_must : found ? op->key + 1 : c->from;
+    uint32_t skip_to = op->flag ? (found ? op->key : c->to) : c->low_must;
     if (!c->collecting) {
         for (uint32_t k = skip_from; k < skip_to; k++)
             if (!scan_may(c, k, 0, false)) {
@@ -343,11 +353,15 @@ check_step(struct check *c, const struct history_op *op)
         if (found && !scan_may(c, op->key, op->value, op->kind == HISTORY_KEYS_STEP))
             wrong(c, op->key, "a scan shows what its snapshot does not contain (H2)");
     }
-    if (found)
-        c->low = op->key, c->high = op->key + 1;
-    else
-        c->low = c->high = op->flag ? c->high
-                                    : c->low; /* behind the last row: own writes may follow */
+    if (found) {
+        stand(c, op->key, op->key + 1);
+    } else if (op->flag) {
+        c->low_must = c->high;
+        c->high_must = c->low = c->to;
+    } else {
+        c->high_must = c->low;
+        c->low_must = c->high = c->from;
+    }
 }
 
 static void
@@ -387,17 +401,16 @@ replay_op(struct check *c, const struct history_op *op)
     case HISTORY_CURSOR:
         c->from = op->key;
         c->to = (uint32_t)op->value;
-        c->low = c->high = op->flag ? c->to : c->from;
+        stand(c, op->flag ? c->to : c->from, op->flag ? c->to : c->from);
         c->cursor_autocommit = op->autocommit;
         c->cursor_snapshot = c->cursor_opened = op->snapshot;
         break;
-    case HISTORY_SEEK:
-        c->low = c->high = op->flag ? op->key : op->key + 1;
-        if (c->low < c->from)
-            c->low = c->high = c->from;
-        if (c->low > c->to)
-            c->low = c->high = c->to;
+    case HISTORY_SEEK: {
+        uint32_t at = op->flag ? op->key : op->key + 1;
+        at = at < c->from ? c->from : at > c->to ? c->to : at;
+        stand(c, at, at);
         break;
+    }
     case HISTORY_STEP:
     case HISTORY_KEYS_STEP: check_step(c, op); break;
     }
