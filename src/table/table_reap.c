@@ -84,6 +84,7 @@ static ash_rc
 catalog_reap_one(struct catalog *c, struct catalog_reap *r)
 {
     task_mutex_lock(&c->create_mutex);
+    txn_forget_tree(c->env->txn, r->row.tree);
     ash_rc rc = btree_destroy(c->env, r->row.tree, r->row.root);
     if (rc == ASH_OK && !PLANTED(148))
         rc = catalog__run(c, catalog_delete_drop_row, &r->row);

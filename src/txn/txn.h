@@ -221,6 +221,10 @@ struct txn_buffer {
 ASH_MUST_CHECK ash_rc txn_read_undo(struct txn_sys *sys, uint64_t undo_lsn, struct txn_buffer *buf,
                                     struct txn_undo *out);
 
+/* Nobody uses the tree any more, and the horizon has passed its last use: drops what the purge task
+ * would still do in it, and waits until it is not inside.  Parks. */
+void txn_forget_tree(struct txn_sys *sys, uint32_t tree);
+
 struct txn_stats {
     uint64_t begun, committed, rolled_back, waits, deadlocks, timeouts, conflicts, versions_read,
         purged, active, oldest_snapshot, horizon, next_id;

@@ -128,6 +128,7 @@ struct txn_sys {
     uint32_t garbage_count, garbage_capacity;
     struct txn_purge_hint *purge_head, **purge_tail;
     uint32_t purge_count;
+    uint32_t purging; /* the tree whose hint is being followed, or 0 */
     uint64_t freeing_since;   /* 0, or: records that free busy garbage lie here or above */
     _Atomic uint32_t pending; /* garbage_count + purge_count, read without the mutex */
 

@@ -14,6 +14,7 @@
 #define TXN_PURGE_WAIT_NS \
     20000000u /* 20 ms: latency of space reclaim while there is something to do */
 #define TXN_PURGE_IDLE_NS 1000000000u
+#define TXN_PURGE_INSIDE_NS 200000u /* txn_forget_tree(): until the purge task has left one leaf */
 
 ash_rc
 txn__garbage_push(struct txn_garbage **list, uint32_t *count, uint32_t *capacity,
@@ -198,10 +199,41 @@ txn_purge_pop(struct txn_sys *sys)
         if (sys->purge_head == NULL)
             sys->purge_tail = &sys->purge_head;
         sys->purge_count--;
+        sys->purging = h->tree;
         txn_pending_count(sys);
     }
     task_mutex_unlock(&sys->pending_mutex);
     return h;
+}
+
+/* Only hints: pages that wait as garbage are no part of the tree's structure and are freed as ever.
+ * No new hint comes: a commit hands its hints over before it lets the horizon pass. */
+void
+txn_forget_tree(struct txn_sys *sys, uint32_t tree)
+{
+    bool inside;
+
+    do {
+        task_mutex_lock(&sys->pending_mutex);
+        struct txn_purge_hint **at = &sys->purge_head;
+        while (*at != NULL && !PLANTED(112)) {
+            struct txn_purge_hint *h = *at;
+            if (h->tree != tree) {
+                at = &h->next;
+                continue;
+            }
+            *at = h->next;
+            sys->purge_count--;
+            mem_free(MEM_TXN, h);
+        }
+        if (!PLANTED(112))
+            sys->purge_tail = at;
+        txn_pending_count(sys);
+        inside = sys->purging == tree;
+        task_mutex_unlock(&sys->pending_mutex);
+        if (inside)
+            task_sleep_ns(TXN_PURGE_INSIDE_NS);
+    } while (inside);
 }
 
 /* One pass over everything that is due. */
@@ -217,6 +249,9 @@ txn__purge_round(struct txn_sys *sys)
     struct txn_purge_hint *h;
     while (rc == ASH_OK && !atomic_load(&sys->stopping) && (h = txn_purge_pop(sys)) != NULL) {
         rc = sys->ops.purge(sys->ops.ctx, h->tree, h->root, h->leaf_class, h->key, h->key_size);
+        task_mutex_lock(&sys->pending_mutex);
+        sys->purging = 0;
+        task_mutex_unlock(&sys->pending_mutex);
         mem_free(MEM_TXN, h);
         counter_add(&sys->purged, 1);
         task_point();

@@ -213,6 +213,55 @@ START_TEST(test_sync_reader_waits)
 }
 END_TEST
 
+/* ---- A table that is emptied and dropped ---- */
+
+/* The purger must not be inside the tree that the reaper frees. */
+static void
+empty_and_drop(struct world *w)
+{
+    char key[16], value[200];
+    ash_table *u;
+
+    memset(value, 'x', sizeof(value));
+    must_ok(ash_table_create(w->a, "u", NULL));
+    must_ok(ash_table_open(w->a, "u", &u));
+    must_ok(ash_begin(w->a, NULL));
+    for (unsigned i = 0; i < 400; i++) {
+        snprintf(key, sizeof(key), "%05u", i);
+        must_ok(ash_put(w->a, u, slice_str(key), ash_slice(value, sizeof(value))));
+    }
+    must_ok(ash_commit(w->a));
+    must_ok(ash_begin(w->b, NULL)); /* a snapshot keeps both from beginning too early */
+    must_ok(ash_begin(w->a, NULL));
+    for (unsigned i = 0; i < 400; i++) {
+        snprintf(key, sizeof(key), "%05u", i);
+        must_ok(ash_delete(w->a, u, slice_str(key)));
+    }
+    must_ok(ash_commit(w->a));
+    ash_table_close(u);
+    must_ok(ash_table_drop(w->a, "u"));
+    must_ok(ash_rollback(w->b));
+    for (unsigned i = 0; i < 12; i++) {
+        put(w, w->a, "k", "new");
+        task_sleep_ns(i < 6 ? 4000000 : 40000000);
+    }
+    must(atomic_load(&w->l.txn->purge_failures) == 0, "the purger met what it should not");
+}
+
+START_TEST(test_empty_and_drop)
+{
+    uint64_t first = test_seed(1);
+
+    for (uint64_t seed = first; seed < first + 40; seed++) {
+        struct world w = { .fn = empty_and_drop };
+        struct db_env e = {
+            .kind = IO_BACKEND_SIM, .seed = seed, .name = "empty_and_drop", .arg = &w
+        };
+        must_ok(db_env_run(&e, world_body));
+    }
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -225,6 +274,7 @@ suite(void)
     tcase_add_test(tc, test_rollback_fails);
     tcase_add_test(tc, test_half_undone_is_not_committed);
     tcase_add_test(tc, test_sync_reader_waits);
+    tcase_add_test(tc, test_empty_and_drop);
     suite_add_tcase(s, tc);
     return s;
 }
