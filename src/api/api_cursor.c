@@ -75,6 +75,7 @@ api_cursor_new(ash_session *s, ash_cursor **out)
     if (!s->in_transaction)
         return api_cursor_own_txn(s, c);
     c->txn = s->txn;
+    c->txn->fresh = false;
     list_push_back(&s->cursors, &c->link);
     return txn_statement(c->txn, /* write= */ false);
 }
@@ -140,7 +141,15 @@ api_cursor_begin(ash_cursor *c)
         return rc;
     if (c->cursor == NULL)
         return ash_raise(ASH_MISUSE, "The cursor's transaction has ended; close the cursor.");
-    return txn_statement(c->txn, /* write= */ false);
+    c->txn->fresh = false;
+    rc = txn_statement(c->txn, /* write= */ false);
+    /* A snapshot from before the drop keeps the tree; that of a new statement does not (table.h R2). */
+    if (rc == ASH_OK && c->txn->isolation == ASH_READ_COMMITTED && atomic_load(&c->table->dropped) &&
+        !PLANTED(113))
+        return ash_raise_obj(ASH_CONFLICT, c->table->name,
+                             "Table \"%s\" was dropped while a cursor was open on it; close the cursor.",
+                             c->table->name);
+    return rc;
 }
 
 static ash_rc

@@ -290,7 +290,11 @@ api__begin(ash_session *s, bool write)
         if (rc != ASH_OK)
             return rc;
     }
+    /* One snapshot per statement, taken before the look at the table's mark: a second one would let
+     * the reaper in between (table.h R2). */
+    s->txn->fresh = false;
     rc = txn_statement(s->txn, write);
+    s->txn->fresh = true;
     if (rc != ASH_OK && !s->in_transaction)
         return api__end(s, rc);
     return rc;

@@ -124,6 +124,7 @@ struct txn {
     enum ash_isolation isolation;
     enum ash_durability durability;
     bool open, read_only, autocommit, rolling_back;
+    bool fresh; /* the statement's snapshot is taken already: its first txn_statement() keeps it */
     bool half_undone;    /* a rollback to a savepoint failed: only a whole rollback is left */
     _Atomic bool killed; /* the versions for its snapshot are gone: ASH_SNAPSHOT_TOO_OLD */
     uint64_t lock_timeout_ms;

@@ -91,7 +91,7 @@ txn_sys_destroy(struct txn_sys *sys)
     ash_assert(sys->purger == NULL);
     LIST_FOREACH_SAFE(it, tmp, &sys->attached) {
         struct txn_private *priv = list_entry(it, struct txn_private, link);
-        ash_assert(priv->abandoned);
+        /* Abandoned, or of a cursor that the application forgot to close. */
         txn_free(((struct txn *)(void *)priv) - 1);
     }
     for (unsigned i = 0; i < TXN_CHUNKS; i++)
@@ -149,7 +149,6 @@ txn_detach(struct txn *t)
         txn__unlock_all(t, atomic_load(&t->id));
     task_mutex_lock(&sys->attach_mutex);
     if (t->open && t->last_lsn != 0 && !PLANTED(109)) {
-        t->priv->abandoned = true;
         atomic_store(&t->snapshot, 0);
     } else {
         txn_free(t);
@@ -187,6 +186,7 @@ txn_begin(struct txn *t, const struct txn_begin_options *options)
     t->lock_timeout_ms = options->lock_timeout_ms;
     t->depends = 0;
     t->half_undone = false;
+    t->fresh = false;
     t->open = true;
     if (atomic_load_explicit(&t->killed, memory_order_relaxed))
         atomic_store(&t->killed, false);
@@ -220,8 +220,9 @@ txn_statement(struct txn *t, bool write)
         if (io_poisoned(t->sys->io))
             return io_check(t->sys->io);
     }
-    if (t->isolation == ASH_READ_COMMITTED)
+    if (t->isolation == ASH_READ_COMMITTED && !t->fresh)
         txn_refresh(t);
+    t->fresh = false;
     return ASH_UNLIKELY(t->half_undone) ? txn__half_undone() : txn_check(t);
 }
 

@@ -86,7 +86,6 @@ struct txn_private {
     uint32_t garbage_count, garbage_capacity;
     struct txn_purge_hint *purge;
     uint32_t purge_count;
-    bool abandoned;   /* its session is gone, its rollback had failed: txn_detach() */
     uint32_t commits; /* of this session: every 64th moves the horizon */
     uint64_t logged;  /* start of the record logged last: what txn_add_garbage belongs to */
 };

@@ -248,6 +248,67 @@ empty_and_drop(struct world *w)
     must(atomic_load(&w->l.txn->purge_failures) == 0, "the purger met what it should not");
 }
 
+static void
+cursor_in_dropped_table(struct world *w)
+{
+    struct ash_txn_options o = { .isolation = ASH_READ_COMMITTED };
+    char key[16], value[200];
+    ash_table *u;
+    ash_cursor *c;
+    struct ash_row row;
+
+    memset(value, 'x', sizeof(value));
+    must_ok(ash_table_create(w->a, "u", NULL));
+    must_ok(ash_table_open(w->a, "u", &u));
+    for (unsigned i = 0; i < 200; i++) {
+        snprintf(key, sizeof(key), "%05u", i);
+        must_ok(ash_put(w->a, u, slice_str(key), ash_slice(value, sizeof(value))));
+    }
+    must_ok(ash_begin(w->b, &o));
+    must_ok(ash_cursor_open(w->b, u, NULL, &c));
+    must_ok(ash_cursor_next(c, &row));
+    must_ok(ash_table_drop(w->a, "u"));
+    ash_rc rc = ASH_OK;
+    for (unsigned i = 0; i < 200 && rc == ASH_OK; i++) {
+        rc = ash_cursor_next(c, &row);
+        task_sleep_ns(5000000);
+    }
+    must(rc == ASH_CONFLICT, "%s: %s", ash_rc_name(rc), ash_error_last()->message);
+    ash_cursor_close(c);
+    must_ok(ash_rollback(w->b));
+    ash_table_close(u);
+}
+
+START_TEST(test_cursor_in_dropped_table)
+{
+    RUN(cursor_in_dropped_table);
+}
+END_TEST
+
+/* Its memory is lost, and nothing else. */
+static void
+forgotten_cursor(struct world *w)
+{
+    ash_cursor *c;
+    struct ash_row row;
+
+    must_ok(ash_cursor_open(w->b, w->t, NULL, &c));
+    must_ok(ash_cursor_next(c, &row));
+    ash_table_close(w->t);
+    must_ok(ash_close(w->db));
+    open_world(w);
+    must_ok(ash_table_open(w->a, "t", &w->t));
+}
+
+START_TEST(test_forgotten_cursor)
+{
+    struct world w = { .fn = forgotten_cursor };
+    struct db_env e = { .kind = IO_BACKEND_SIM, .seed = 1, .name = "forgotten_cursor", .arg = &w };
+
+    must_ok(db_env_run(&e, world_body));
+}
+END_TEST
+
 START_TEST(test_empty_and_drop)
 {
     uint64_t first = test_seed(1);
@@ -274,7 +335,9 @@ suite(void)
     tcase_add_test(tc, test_rollback_fails);
     tcase_add_test(tc, test_half_undone_is_not_committed);
     tcase_add_test(tc, test_sync_reader_waits);
+    tcase_add_test(tc, test_forgotten_cursor);
     tcase_add_test(tc, test_empty_and_drop);
+    tcase_add_test(tc, test_cursor_in_dropped_table);
     suite_add_tcase(s, tc);
     return s;
 }
