@@ -264,8 +264,10 @@ pstore__space_free(struct pstore *ps, uint64_t unit, uint64_t count)
 {
     task_mutex_lock(&ps->space_lock);
     units_set(ps, unit, count, /* in_use= */ false);
-    for (unsigned i = 0; i < CURSOR_COUNT; i++) /* an unused tail: go on right here */
-        if (ps->cursor[i].open && ps->cursor[i].cursor == unit + count)
+    /* An unused tail: go on right here.  But never back into the zone before. */
+    for (unsigned i = 0; i < CURSOR_COUNT; i++)
+        if (ps->cursor[i].open && ps->cursor[i].cursor == unit + count &&
+            unit + ps->zone_units >= ps->cursor[i].end)
             ps->cursor[i].cursor = unit;
     task_mutex_unlock(&ps->space_lock);
 }
