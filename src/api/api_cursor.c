@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * api_cursor.c - cursors: the session's snapshot inside a transaction, a snapshot of their own outside.
+ * api_cursor.c - cursors: the session's snapshot inside a transaction, a snapshot of their own
+ * outside.
  */
 #include "api/api_int.h"
 
 static ash_rc
 api_cursor_own_txn(ash_session *s, ash_cursor *c)
 {
-    struct txn_begin_options begin = { .isolation = ASH_SNAPSHOT, .durability = s->durability, .read_only = true };
+    struct txn_begin_options begin = { .isolation = ASH_SNAPSHOT,
+                                       .durability = s->durability,
+                                       .read_only = true };
 
     if (c->txn == NULL) {
         ash_rc rc = txn_attach(s->db->txn, &c->txn);
@@ -36,7 +39,8 @@ api__cursor_spare_free(ash_session *s)
     s->spare = NULL;
 }
 
-/* Ends the use of a cursor.  Scans outside of transactions are often short: one cursor per session is kept for the next. */
+/* Ends the use of a cursor.  Scans outside of transactions are often short: one cursor per session
+ * is kept for the next. */
 static void
 api_cursor_free(ash_cursor *c)
 {
@@ -72,8 +76,10 @@ api_cursor_new(ash_session *s, ash_cursor **out)
         c->session = s;
     }
     *out = c;
-    if (!s->in_transaction)
+    if (!s->in_transaction) {
+        list_push_back(&s->own_cursors, &c->link);
         return api_cursor_own_txn(s, c);
+    }
     c->txn = s->txn;
     c->txn->fresh = false;
     list_push_back(&s->cursors, &c->link);
@@ -81,7 +87,8 @@ api_cursor_new(ash_session *s, ash_cursor **out)
 }
 
 ash_rc
-ash_cursor_open(ash_session *s, ash_table *table, const struct ash_cursor_options *options, ash_cursor **cursor_out)
+ash_cursor_open(ash_session *s, ash_table *table, const struct ash_cursor_options *options,
+                ash_cursor **cursor_out)
 {
     static const struct ash_cursor_options everything;
     ash_cursor *c = NULL;
@@ -114,41 +121,67 @@ ash_cursor_open(ash_session *s, ash_table *table, const struct ash_cursor_option
 void
 ash_cursor_close(ash_cursor *c)
 {
-    if (c == NULL || api_check_db(c->session->db) != ASH_OK)
+    if (c == NULL)
         return;
-    api_cursor_free(c);
+    if (c->session == NULL)
+        mem_free(MEM_API, c); /* its session was closed first */
+    else if (api_check_db(c->session->db) == ASH_OK)
+        api_cursor_free(c);
+}
+
+/* The session ends: cursors that the caller forgot keep their handles but nothing else. */
+void
+api__cursors_forget(ash_session *s)
+{
+    LIST_FOREACH_SAFE(it, tmp, &s->own_cursors) {
+        ash_cursor *c = list_entry(it, ash_cursor, link);
+        btree_cursor_close(c->cursor);
+        ash_ignore(txn_commit(c->txn, /* wait= */ false, NULL)); /* it has read only */
+        txn_detach(c->txn);
+        catalog_table_close(s->db->catalog, c->table);
+        list_remove(&c->link);
+        c->cursor = NULL;
+        c->session = NULL;
+    }
+    LIST_FOREACH_SAFE(it, tmp, &s->ended_cursors) {
+        ash_cursor *c = list_entry(it, ash_cursor, link);
+        catalog_table_close(s->db->catalog, c->table);
+        list_remove(&c->link);
+        c->session = NULL;
+    }
 }
 
 /* The transaction ends: its cursors keep their handles but nothing else. */
 void
 api__cursors_end(ash_session *s)
 {
-    LIST_FOREACH_SAFE(it, tmp, &s->cursors)
-    {
+    LIST_FOREACH_SAFE(it, tmp, &s->cursors) {
         ash_cursor *c = list_entry(it, ash_cursor, link);
         btree_cursor_close(c->cursor);
         c->cursor = NULL;
         list_remove(&c->link);
+        list_push_back(&s->ended_cursors, &c->link);
     }
 }
 
 static ash_rc
 api_cursor_begin(ash_cursor *c)
 {
+    if (c->cursor == NULL)
+        return ash_raise(ASH_MISUSE,
+                         "The cursor's transaction or session has ended; close the cursor.");
     ash_rc rc = api_check_db(c->session->db);
-
     if (rc != ASH_OK)
         return rc;
-    if (c->cursor == NULL)
-        return ash_raise(ASH_MISUSE, "The cursor's transaction has ended; close the cursor.");
     c->txn->fresh = false;
     rc = txn_statement(c->txn, /* write= */ false);
     /* A snapshot from before the drop keeps the tree; that of a new statement does not (table.h R2). */
-    if (rc == ASH_OK && c->txn->isolation == ASH_READ_COMMITTED && atomic_load(&c->table->dropped) &&
-        !PLANTED(113))
-        return ash_raise_obj(ASH_CONFLICT, c->table->name,
-                             "Table \"%s\" was dropped while a cursor was open on it; close the cursor.",
-                             c->table->name);
+    if (rc == ASH_OK && c->txn->isolation == ASH_READ_COMMITTED &&
+        atomic_load(&c->table->dropped) && !PLANTED(113))
+        return ash_raise_obj(
+            ASH_CONFLICT, c->table->name,
+            "Table \"%s\" was dropped while a cursor was open on it; close the cursor.",
+            c->table->name);
     return rc;
 }
 
@@ -196,7 +229,8 @@ ash_cursor_seek(ash_cursor *c, struct ash_slice key)
     if (rc != ASH_OK)
         return rc;
     if (key.size > ASH_KEY_SIZE_MAX)
-        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is larger than the limit of %d bytes.", key.size, ASH_KEY_SIZE_MAX);
+        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is larger than the limit of %d bytes.",
+                         key.size, ASH_KEY_SIZE_MAX);
     return btree_cursor_seek(c->cursor, key, !c->reverse);
 }
 
@@ -211,5 +245,6 @@ ash_cursor_batch(ash_cursor *c, size_t capacity, struct ash_row *rows_out, size_
         return rc;
     if (capacity == 0)
         return ash_raise(ASH_INVALID, "ash_cursor_batch needs room for at least one row.");
-    return api_cursor_end(c, btree_cursor_batch(c->cursor, !c->reverse, capacity, (struct btree_row *)(void *)rows_out, count_out));
+    return api_cursor_end(c, btree_cursor_batch(c->cursor, !c->reverse, capacity,
+                                                (struct btree_row *)(void *)rows_out, count_out));
 }

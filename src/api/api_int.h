@@ -5,9 +5,6 @@
 #ifndef ASH_API_INT_H
 #define ASH_API_INT_H
 
-#include <stdio.h>
-#include <string.h>
-
 #include "api/api.h"
 #include "base/assert.h"
 #include "base/bits.h"
@@ -25,6 +22,9 @@
 #include "txn/txn.h"
 #include "wal/wal.h"
 #include "wal/wal_recover.h"
+
+#include <stdio.h>
+#include <string.h>
 
 struct ash_db {
     struct options options;
@@ -44,11 +44,11 @@ struct ash_db {
     struct catalog *catalog;
     struct checkpointer *checkpointer;
     struct recover_participant participant;
-    uint32_t epoch;               /* of the log in this life */
+    uint32_t epoch; /* of the log in this life */
 
-    struct task_mutex mutex;      /* sessions, idle sessions, executors, option changes */
+    struct task_mutex mutex; /* sessions, idle sessions, executors, option changes */
     struct list sessions;
-    struct list idle;             /* sessions of finished ash_run() calls */
+    struct list idle; /* sessions of finished ash_run() calls */
     struct task_executor **executors;
     unsigned executor_count;
     _Atomic unsigned executor_next;
@@ -61,45 +61,55 @@ struct ash_session {
     bool in_transaction;
     enum ash_durability durability;
     struct catalog_changes changes;
-    struct list cursors;          /* of the open transaction */
-    ash_cursor *spare;            /* closed, with a transaction and memory for the next cursor outside of transactions */
-    struct btree_buf value;       /* what the last get handed out */
+    struct list cursors;     /* of the open transaction */
+    struct list own_cursors; /* with snapshots of their own */
+    struct list
+        ended_cursors; /* whose transaction has ended and whose handles are not closed yet */
+    ash_cursor *
+        /* closed, with a transaction and memory for the next cursor outside of transactions */
+        spare;
+    struct btree_buf value; /* what the last get handed out */
     uint32_t *multi_offsets, *multi_sizes;
     size_t multi_capacity;
 };
 
 struct ash_table {
-    struct list link;             /* none yet; kept for symmetry with sessions */
+    struct list link; /* none yet; kept for symmetry with sessions */
     ash_db *db;
     struct table *table;
 };
 
 struct ash_cursor {
-    struct list link;             /* in session->cursors when it uses the session's transaction */
+    struct list link; /* in session->cursors when it uses the session's transaction */
     ash_session *session;
     struct txn *txn;
     bool own_txn, reverse;
     struct table *table;
-    struct btree_cursor *cursor;  /* NULL once its transaction has ended */
+    struct btree_cursor *cursor; /* NULL once its transaction has ended */
 };
 
 /* After a fork the handle belongs to the parent. */
 static inline ash_rc
 api_check_db(const ash_db *db)
 {
-    if (ASH_UNLIKELY(db->fork_generation != atomic_load_explicit(&task_fork_generation, memory_order_relaxed)))
-        return ash_raise(ASH_MISUSE, "This database handle was opened before a fork(); only the parent process may use it.");
+    if (ASH_UNLIKELY(db->fork_generation !=
+                     atomic_load_explicit(&task_fork_generation, memory_order_relaxed)))
+        return ash_raise(
+            ASH_MISUSE,
+            "This database handle was opened before a fork(); only the parent process may use it.");
     return ASH_OK;
 }
 
 /* api_session.c */
-ASH_MUST_CHECK ash_rc api__begin(ash_session *s, bool write);          /* autocommit when no transaction is open */
-ASH_MUST_CHECK ash_rc api__end(ash_session *s, ash_rc rc);             /* ends what api__begin began */
+ASH_MUST_CHECK ash_rc api__begin(ash_session *s,
+                                 bool write); /* autocommit when no transaction is open */
+ASH_MUST_CHECK ash_rc api__end(ash_session *s, ash_rc rc); /* ends what api__begin began */
 ASH_MUST_CHECK ash_rc api__table_alive(const ash_table *table);
 ASH_MUST_CHECK ash_rc api__session_take(ash_db *db, ash_session **out); /* for ash_run */
 void api__session_give(ash_session *s);
 /* api_cursor.c */
 void api__cursors_end(ash_session *s);
+void api__cursors_forget(ash_session *s);
 void api__cursor_spare_free(ash_session *s);
 /* api_run.c */
 ASH_MUST_CHECK ash_rc api__executors_start(ash_db *db);

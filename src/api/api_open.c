@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * api_open.c - opening and closing: brings the layers up in order, recovers, and takes them down again.
+ * api_open.c - opening and closing: brings the layers up in order, recovers, and takes them down
+ * again.
  *
- * Order up: runtime, disk manager, directory, page store (lock, superblock, map), buffer pool, transactions, recovery (analysis, redo), log,
- * page writers, undo, checkpointer, catalog.  Down in reverse.  Each step is undone by db_teardown() whatever was reached.
+ * Order up: runtime, disk manager, directory, page store (lock, superblock, map), buffer pool,
+ * transactions, recovery (analysis, redo), log, page writers, undo, checkpointer, catalog.  Down in
+ * reverse.  Each step is undone by db_teardown() whatever was reached.
  */
 #include "api/api_int.h"
 
-#define DB_ARENA_MIN (256u << 10)
+#define DB_ARENA_MIN           (256u << 10)
 #define DB_PAGE_ID_MAX_DEFAULT (1ull << 31)
 
 /* ---- What the buffer pool needs from the log ---- */
@@ -49,7 +51,8 @@ db_log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, 
 static uint64_t
 db_wal_buffer(const ash_db *db)
 {
-    uint64_t bytes = min_u64(db->options.v[OPT_wal_buffer], max_u64(db->options.v[OPT_cache] / 8, 1u << 20));
+    uint64_t bytes =
+        min_u64(db->options.v[OPT_wal_buffer], max_u64(db->options.v[OPT_cache] / 8, 1u << 20));
 
     return 1ull << log2_floor(bytes);
 }
@@ -70,9 +73,11 @@ db_arena(const ash_db *db)
 static ash_rc
 db_open_storage(ash_db *db, unsigned flags)
 {
-    static const enum io_backend_kind kind_of_option[] = { IO_BACKEND_AUTO, IO_BACKEND_URING, IO_BACKEND_THREADS };
-    struct io_options io = { .backend = db->seams.backend == IO_BACKEND_AUTO ? kind_of_option[db->options.v[OPT_io_backend]]
-                                                                            : db->seams.backend,
+    static const enum io_backend_kind kind_of_option[] = { IO_BACKEND_AUTO, IO_BACKEND_URING,
+                                                           IO_BACKEND_THREADS };
+    struct io_options io = { .backend = db->seams.backend == IO_BACKEND_AUTO
+                                            ? kind_of_option[db->options.v[OPT_io_backend]]
+                                            : db->seams.backend,
                              .direct = db->options.v[OPT_direct_io] != 0,
                              .rt = db->rt,
                              .disk = db->seams.disk };
@@ -83,7 +88,8 @@ db_open_storage(ash_db *db, unsigned flags)
     bool create = (flags & ASH_OPEN_CREATE) != 0;
     rc = io_dir_open(db->io, db->path, create ? IO_CREATE : 0, &db->dir);
     if (rc == ASH_NOT_FOUND)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path, "There is no directory \"%s\"; create a database there first.",
+        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path,
+                             "There is no directory \"%s\"; create a database there first.",
                              db->path);
     if (rc != ASH_OK)
         return rc;
@@ -99,11 +105,13 @@ db_open_storage(ash_db *db, unsigned flags)
         return rc;
     if (exists) {
         if (flags & ASH_OPEN_EXCLUSIVE)
-            return ash_raise_obj(ASH_EXISTS, db->path, "\"%s\" holds a database already.", db->path);
+            return ash_raise_obj(ASH_EXISTS, db->path, "\"%s\" holds a database already.",
+                                 db->path);
         return pstore_open(&ps, &db->pstore);
     }
     if (!create)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path, "\"%s\" holds no Ashlar database.", db->path);
+        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path, "\"%s\" holds no Ashlar database.",
+                             db->path);
     return pstore_create(&ps, &db->pstore);
 }
 
@@ -185,7 +193,8 @@ db_checkpoint_options(ash_db *db, struct checkpoint_options *out)
                                         .epoch = db->epoch };
 }
 
-/* A database whose creation was interrupted has no checkpoint: nothing in it was ever acknowledged, and it is made again. */
+/* A database whose creation was interrupted has no checkpoint: nothing in it was ever acknowledged,
+ * and it is made again. */
 static ash_rc
 db_make_new(ash_db *db)
 {
@@ -235,8 +244,9 @@ db_recover(ash_db *db)
     db_checkpoint_options(db, &checkpoint);
     rc = checkpoint_start(&checkpoint, &db->checkpointer);
     if (rc == ASH_OK && !found.clean) {
-        log_write(LOG_INFO, "%s: recovered; %llu log records read, %llu page changes redone.", db->path,
-                  (unsigned long long)found.records_scanned, (unsigned long long)found.changes_redone);
+        log_write(LOG_INFO, "%s: recovered; %llu log records read, %llu page changes redone.",
+                  db->path, (unsigned long long)found.records_scanned,
+                  (unsigned long long)found.changes_redone);
         rc = checkpoint_now(db->checkpointer);
     }
     return rc;
@@ -285,18 +295,22 @@ db_bring_up(ash_db *db, unsigned flags)
         return rc;
     pstore_info(db->pstore, &info);
     if (info.checkpoint_lsn == 0 && db->read_only)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path,
-                             "The creation of the database in \"%s\" was interrupted; open it for writing once.", db->path);
+        return ash_raise_obj(
+            ASH_NOT_A_DATABASE, db->path,
+            "The creation of the database in \"%s\" was interrupted; open it for writing once.",
+            db->path);
     rc = info.checkpoint_lsn == 0 ? db_make_new(db) : db_recover(db);
     if (rc == ASH_OK)
-        rc = catalog_open(&db->env, db->read_only, (uint32_t)min_u64(db->options.v[OPT_zone_size], 2u << 20), &db->catalog);
+        rc = catalog_open(&db->env, db->read_only,
+                          (uint32_t)min_u64(db->options.v[OPT_zone_size], 2u << 20), &db->catalog);
     if (rc == ASH_OK && !db->seams.quiet)
         rc = api__executors_start(db);
     return rc;
 }
 
 ash_rc
-db_open(const struct db_seams *seams, const char *path, unsigned flags, const char *options, ash_db **db_out)
+db_open(const struct db_seams *seams, const char *path, unsigned flags, const char *options,
+        ash_db **db_out)
 {
     ash_db *db;
 
@@ -304,7 +318,8 @@ db_open(const struct db_seams *seams, const char *path, unsigned flags, const ch
     if (path == NULL || db_out == NULL || path[0] == '\0')
         return ash_raise(ASH_INVALID, "ash_open needs a directory and a place for the handle.");
     if ((flags & ASH_OPEN_READ_ONLY) && (flags & ASH_OPEN_CREATE))
-        return ash_raise(ASH_INVALID, "A database cannot be created read-only; drop one of the two flags.");
+        return ash_raise(ASH_INVALID,
+                         "A database cannot be created read-only; drop one of the two flags.");
     db = mem_zalloc(MEM_API, sizeof(*db));
     if (db == NULL)
         return ASH_NO_MEMORY;
@@ -379,7 +394,8 @@ db_abandon(ash_db *db)
 void
 db_layers(ash_db *db, struct db_layers *out)
 {
-    *out = (struct db_layers){ db->io, db->dir, db->pstore, db->pool, db->wal, db->txn, db->catalog, db->checkpointer };
+    *out = (struct db_layers){ db->io,  db->dir, db->pstore,  db->pool,
+                               db->wal, db->txn, db->catalog, db->checkpointer };
 }
 
 ash_rc
@@ -390,6 +406,7 @@ ash_checkpoint(ash_db *db)
     if (rc != ASH_OK)
         return rc;
     if (db->read_only)
-        return ash_raise(ASH_READ_ONLY, "The database was opened read-only; there is nothing to checkpoint.");
+        return ash_raise(ASH_READ_ONLY,
+                         "The database was opened read-only; there is nothing to checkpoint.");
     return checkpoint_now(db->checkpointer);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * api_row.c - reading and writing rows.  Each call is a statement of the open transaction, or a transaction of its own.
+ * api_row.c - reading and writing rows.  Each call is a statement of the open transaction, or a
+ * transaction of its own.
  */
 #include "api/api_int.h"
 
@@ -8,7 +9,8 @@ static ash_rc
 api_row_begin(ash_session *s, const ash_table *table, struct ash_slice key, bool write)
 {
     if (ASH_UNLIKELY(key.size > ASH_KEY_SIZE_MAX))
-        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is larger than the limit of %d bytes.", key.size, ASH_KEY_SIZE_MAX);
+        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is larger than the limit of %d bytes.",
+                         key.size, ASH_KEY_SIZE_MAX);
     if (ASH_UNLIKELY(key.size != 0 && key.data == NULL))
         return ash_raise(ASH_INVALID, "A key of %zu bytes was given without its bytes.", key.size);
     if (ASH_UNLIKELY(table->db != s->db))
@@ -51,12 +53,8 @@ api_multi_room(ash_session *s, size_t count)
 }
 
 ash_rc
-ash_multiget(ash_session *s,
-             ash_table *table,
-             size_t count,
-             const struct ash_slice *keys,
-             struct ash_slice *values_out,
-             ash_rc *results_out)
+ash_multiget(ash_session *s, ash_table *table, size_t count, const struct ash_slice *keys,
+             struct ash_slice *values_out, ash_rc *results_out)
 {
     struct ash_slice longest = { 0 };
 
@@ -70,8 +68,8 @@ ash_multiget(ash_session *s,
         rc = api_row_begin(s, table, longest, /* write= */ false);
     if (rc != ASH_OK)
         return rc;
-    rc = api__end(s, btree_multiget(&table->table->bt, s->txn, count, keys, &s->value, s->multi_offsets, s->multi_sizes,
-                                    results_out));
+    rc = api__end(s, btree_multiget(&table->table->bt, s->txn, count, keys, &s->value,
+                                    s->multi_offsets, s->multi_sizes, results_out));
     for (size_t i = 0; i < count && rc == ASH_OK; i++)
         if (results_out[i] == ASH_OK)
             values_out[i] = ash_slice(s->value.data + s->multi_offsets[i], s->multi_sizes[i]);
@@ -79,31 +77,34 @@ ash_multiget(ash_session *s,
 }
 
 ash_rc
-ash_get_for_update(ash_session *s,
-                   ash_table *table,
-                   struct ash_slice key,
-                   enum ash_lock_wait wait,
+ash_get_for_update(ash_session *s, ash_table *table, struct ash_slice key, enum ash_lock_wait wait,
                    struct ash_slice *value_out)
 {
     if (!s->in_transaction)
-        return ash_raise(ASH_MISUSE, "ash_get_for_update locks until the transaction ends; call ash_begin first.");
+        return ash_raise(
+            ASH_MISUSE,
+            "ash_get_for_update locks until the transaction ends; call ash_begin first.");
     ash_rc rc = api_row_begin(s, table, key, /* write= */ true);
     if (rc != ASH_OK)
         return rc;
-    rc = api__end(s, btree_get_for_update(&table->table->bt, s->txn, key, wait == ASH_LOCK_NOWAIT, &s->value));
+    rc = api__end(s, btree_get_for_update(&table->table->bt, s->txn, key, wait == ASH_LOCK_NOWAIT,
+                                          &s->value));
     if (rc == ASH_OK)
         *value_out = ash_slice(s->value.data, s->value.size);
     return rc;
 }
 
 static ash_rc
-api_write(ash_session *s, ash_table *table, enum btree_write_kind kind, struct ash_slice key, struct ash_slice value)
+api_write(ash_session *s, ash_table *table, enum btree_write_kind kind, struct ash_slice key,
+          struct ash_slice value)
 {
     if (ASH_UNLIKELY(value.size > ASH_VALUE_SIZE_MAX))
-        return ash_raise(ASH_TOO_LARGE, "A value of %zu bytes is larger than the limit of %u bytes.", value.size,
+        return ash_raise(ASH_TOO_LARGE,
+                         "A value of %zu bytes is larger than the limit of %u bytes.", value.size,
                          ASH_VALUE_SIZE_MAX);
     if (ASH_UNLIKELY(value.size != 0 && value.data == NULL))
-        return ash_raise(ASH_INVALID, "A value of %zu bytes was given without its bytes.", value.size);
+        return ash_raise(ASH_INVALID, "A value of %zu bytes was given without its bytes.",
+                         value.size);
     ash_rc rc = api_row_begin(s, table, key, /* write= */ true);
     if (rc != ASH_OK)
         return rc;
@@ -138,7 +139,8 @@ ash_rc
 ash_bulk_load(ash_session *s, ash_table *table, ash_bulk_next_fn next, void *arg)
 {
     if (s->in_transaction)
-        return ash_raise(ASH_MISUSE, "ash_bulk_load is a transaction of its own; end the open one first.");
+        return ash_raise(ASH_MISUSE,
+                         "ash_bulk_load is a transaction of its own; end the open one first.");
     ash_rc rc = api_row_begin(s, table, ash_slice(NULL, 0), /* write= */ true);
     if (rc != ASH_OK)
         return rc;

@@ -2,9 +2,9 @@
  *
  * api_run.c - transaction functions on executors.
  */
-#include <unistd.h>
-
 #include "api/api_int.h"
+
+#include <unistd.h>
 
 #define API_FIBER_STACK (64u << 10)
 
@@ -84,7 +84,8 @@ ash_run(ash_db *db, ash_run_fn fn, void *arg, ash_done_fn done)
         return ASH_NO_MEMORY;
     *run = (struct api_run){ db, fn, done, arg };
     unsigned next = atomic_fetch_add_explicit(&db->executor_next, 1, memory_order_relaxed);
-    rc = task_executor_submit(db->executors[next % db->executor_count], api_run_main, run, /* wait= */ true);
+    rc = task_executor_submit(db->executors[next % db->executor_count], api_run_main, run,
+                              /* wait= */ true);
     if (rc != ASH_OK)
         mem_free(MEM_API, run);
     return rc;

@@ -17,6 +17,8 @@ ash_session_open(ash_db *db, ash_session **session_out)
     s->db = db;
     s->durability = (enum ash_durability)db->options.v[OPT_durability];
     list_init(&s->cursors);
+    list_init(&s->own_cursors);
+    list_init(&s->ended_cursors);
     rc = txn_attach(db->txn, &s->txn);
     if (rc != ASH_OK) {
         mem_free(MEM_API, s);
@@ -37,6 +39,7 @@ ash_session_close(ash_session *s)
     if (s->in_transaction)
         ash_ignore(ash_rollback(s)); /* poisoned: the next open undoes it */
     api__cursors_end(s);
+    api__cursors_forget(s);
     api__cursor_spare_free(s);
     catalog_rolled_back(s->db->catalog, &s->changes, 0); /* none, unless the rollback failed */
     task_mutex_lock(&s->db->mutex);
@@ -53,7 +56,8 @@ ash_rc
 ash_session_durability(ash_session *s, enum ash_durability durability)
 {
     if (durability > ASH_DURABILITY_NONE)
-        return ash_raise(ASH_INVALID, "Durability %d is none of sync, async and none.", (int)durability);
+        return ash_raise(ASH_INVALID, "Durability %d is none of sync, async and none.",
+                         (int)durability);
     s->durability = durability;
     return ASH_OK;
 }
@@ -111,8 +115,8 @@ ash_begin(ash_session *s, const struct ash_txn_options *options)
         return rc;
     if (options != NULL) {
         if (options->isolation > ASH_READ_COMMITTED || options->durability > ASH_DURABILITY_NONE)
-            return ash_raise(ASH_INVALID, "Isolation %d or durability %d does not exist.", (int)options->isolation,
-                             (int)options->durability);
+            return ash_raise(ASH_INVALID, "Isolation %d or durability %d does not exist.",
+                             (int)options->isolation, (int)options->durability);
         begin.isolation = options->isolation;
         begin.durability = options->durability;
         begin.read_only = options->read_only;
@@ -129,7 +133,8 @@ static ash_rc
 api_need_transaction(const ash_session *s)
 {
     if (!s->in_transaction)
-        return ash_raise(ASH_MISUSE, "No transaction is open in this session; call ash_begin first.");
+        return ash_raise(ASH_MISUSE,
+                         "No transaction is open in this session; call ash_begin first.");
     return api_check_db(s->db);
 }
 
@@ -323,7 +328,8 @@ api__end(ash_session *s, ash_rc rc)
         err_restore(&why);
     }
     if (s->txn->open)
-        s->in_transaction = true; /* poisoned and not undone: nothing more goes through this session */
+        s->in_transaction =
+            true; /* poisoned and not undone: nothing more goes through this session */
     return rc;
 }
 
@@ -332,7 +338,7 @@ ash_rc
 api__table_alive(const ash_table *table)
 {
     if (ASH_UNLIKELY(atomic_load(&table->table->dropped)))
-        return ash_raise_obj(ASH_NOT_FOUND, table->table->name, "Table \"%s\" was dropped; close this handle.",
-                             table->table->name);
+        return ash_raise_obj(ASH_NOT_FOUND, table->table->name,
+                             "Table \"%s\" was dropped; close this handle.", table->table->name);
     return ASH_OK;
 }

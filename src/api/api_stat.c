@@ -2,14 +2,16 @@
  *
  * api_stat.c - metrics and options of an open database.
  */
-#include <stdio.h>
-
 #include "api/api_int.h"
+
+#include <stdio.h>
 
 static void
 api_stat_storage(ash_db *db, ash_stat_fn fn, void *arg)
 {
-    static const char *const class_name[IO_CLASS_COUNT] = { "", "wal", "read", "write", "page_writer", "flush", "compaction", "read_ahead", "scrub" };
+    static const char *const class_name[IO_CLASS_COUNT] = { "",           "wal",         "read",
+                                                            "write",      "page_writer", "flush",
+                                                            "compaction", "read_ahead",  "scrub" };
     struct io_stats io;
     struct pstore_stats ps;
     char name[64];
@@ -143,13 +145,15 @@ ash_option_set(ash_db *db, const char *name, const char *value)
     if (rc != ASH_OK)
         return rc;
     if (!option_changeable(id))
-        return ash_raise_obj(ASH_INVALID, name, "Option \"%s\" cannot be changed while the database is open.", name);
+        return ash_raise_obj(ASH_INVALID, name,
+                             "Option \"%s\" cannot be changed while the database is open.", name);
     task_mutex_lock(&db->mutex);
     rc = options_set(&db->options, name, value);
     if (rc == ASH_OK && id == OPT_lock_timeout_ms)
         txn_set_lock_timeout(db->txn, db->options.v[id]);
     if (rc == ASH_OK && db->checkpointer != NULL)
-        checkpoint_tune(db->checkpointer, db->options.v[OPT_wal_limit], db->options.v[OPT_checkpoint_ms]);
+        checkpoint_tune(db->checkpointer, db->options.v[OPT_wal_limit],
+                        db->options.v[OPT_checkpoint_ms]);
     if (rc == ASH_OK)
         txn_set_version_limit(db->txn, db->options.v[OPT_wal_version_limit]);
     task_mutex_unlock(&db->mutex);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * api_verify.c - ash_verify(): every byte that matters is looked at, every page is owned exactly once.
+ * api_verify.c - ash_verify(): every byte that matters is looked at, every page is owned exactly
+ * once.
  *
  * 1 storage: superblocks, map, each mapped page's checksum, identity and class.   2 trees: structure, order, fences; owners.
  * 3 ownership: an allocated page without an owner, or with two, or an owned page that is not allocated.   4 log: readable from where a restart
@@ -13,7 +14,7 @@ struct api_verify {
     ash_finding_fn fn;
     void *arg;
     uint64_t findings;
-    uint32_t *owner;   /* tree by page id; 0: none yet */
+    uint32_t *owner; /* tree by page id; 0: none yet */
     uint64_t pages;
     const char *table;
     char text[ERR_MESSAGE_MAX];
@@ -49,14 +50,14 @@ api_own(void *arg, uint64_t page, uint32_t tree)
     struct api_verify *v = arg;
 
     if (page == 0 || page >= v->pages || !pstore_page_allocated(v->db->pstore, page)) {
-        snprintf(v->text, sizeof(v->text), "table %s refers to page %llu, which is not allocated.", v->table,
-                 (unsigned long long)page);
+        snprintf(v->text, sizeof(v->text), "table %s refers to page %llu, which is not allocated.",
+                 v->table, (unsigned long long)page);
         api_finding(v, "", page, v->text);
         return;
     }
     if (v->owner[page] != 0) {
-        snprintf(v->text, sizeof(v->text), "page %llu is owned twice: by tree %u and by tree %u.", (unsigned long long)page,
-                 v->owner[page], tree);
+        snprintf(v->text, sizeof(v->text), "page %llu is owned twice: by tree %u and by tree %u.",
+                 (unsigned long long)page, v->owner[page], tree);
         api_finding(v, "", page, v->text);
         return;
     }
@@ -72,7 +73,8 @@ api_verify_tree(void *arg, const char *name, uint32_t tree, uint64_t root, uint8
 
     v->table = name;
     if (strcmp(name, "(dropped)") == 0)
-        return ASH_OK; /* half freed, perhaps: its pages are left out of the ownership check by their tree id */
+        /* half freed, perhaps: its pages are left out of the ownership check by their tree id */
+        return ASH_OK;
     btree_init(&bt, &v->db->env, tree, root, leaf_class);
     ash_rc rc = btree_verify(&bt, &ops);
     if (rc == ASH_CORRUPT) {
@@ -82,7 +84,8 @@ api_verify_tree(void *arg, const char *name, uint32_t tree, uint64_t root, uint8
     return rc;
 }
 
-/* Pages that no table owns any more and that will be freed: of a dropped tree, or replaced by a newer large value. */
+/* Pages that no table owns any more and that will be freed: of a dropped tree, or replaced by a
+ * newer large value. */
 static bool
 api_page_is_waste(struct api_verify *v, uint64_t page)
 {
@@ -94,7 +97,8 @@ api_page_is_waste(struct api_verify *v, uint64_t page)
         return !pstore_page_allocated(v->db->pstore, page); /* freed meanwhile */
     uint32_t tree = ((const struct page_head *)(const void *)p.data)->tree;
     buf_unlatch_s(v->db->pool, &p);
-    return catalog_tree_dropped(v->db->catalog, tree) || !pstore_page_allocated(v->db->pstore, page);
+    return catalog_tree_dropped(v->db->catalog, tree) ||
+           !pstore_page_allocated(v->db->pstore, page);
 }
 
 static ash_rc
@@ -105,7 +109,8 @@ api_verify_owners(struct api_verify *v)
             continue;
         if (api_page_is_waste(v, page))
             continue;
-        snprintf(v->text, sizeof(v->text), "page %llu is allocated, but no table owns it.", (unsigned long long)page);
+        snprintf(v->text, sizeof(v->text), "page %llu is allocated, but no table owns it.",
+                 (unsigned long long)page);
         api_finding(v, "", page, v->text);
     }
     return ASH_OK;
@@ -162,7 +167,7 @@ ash_verify(ash_db *db, ash_finding_fn fn, void *arg)
         rc = api_verify_log(&v);
     mem_free(MEM_API, v.owner);
     if (rc == ASH_OK && v.findings != 0)
-        rc = ash_raise_obj(ASH_CORRUPT, db->path, "Verification of \"%s\" found %llu problems.", db->path,
-                           (unsigned long long)v.findings);
+        rc = ash_raise_obj(ASH_CORRUPT, db->path, "Verification of \"%s\" found %llu problems.",
+                           db->path, (unsigned long long)v.findings);
     return rc;
 }
