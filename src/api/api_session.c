@@ -232,6 +232,11 @@ ash_commit_callback(ash_session *s, ash_commit_fn fn, void *arg)
         mem_free(MEM_API, c);
         return rc;
     }
+    if (s->db->read_only) { /* there is no log writer that would call, and nothing to wait for */
+        mem_free(MEM_API, c);
+        fn(arg, ASH_OK);
+        return ASH_OK;
+    }
     c->fn = fn;
     c->arg = arg;
     c->wal.fn = api_callback_fire;

@@ -44,6 +44,7 @@ btree_init(struct btree *bt, struct btree_env *env, uint32_t tree, uint64_t root
     bt->tree = tree;
     bt->leaf_class = leaf_class;
     atomic_store_explicit(&bt->append_hint, PAGE_ID_NONE, memory_order_relaxed);
+    atomic_store_explicit(&bt->loading, false, memory_order_relaxed);
 }
 
 struct btree

@@ -43,6 +43,7 @@ struct btree {
     uint32_t tree;
     uint8_t leaf_class;
     _Atomic uint64_t append_hint;                     /* last leaf that took an ascending insert */
+    _Atomic bool loading;                             /* a bulk load is under way */
 };
 
 /* Makes an empty tree: one logged mini-transaction of its own (redo-only). */

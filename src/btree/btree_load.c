@@ -8,6 +8,7 @@
  *   1. one record: the second tree's root and first leaf, `loading` set
  *   2. per leaf one record: its rows and upper fence, the next, empty leaf, the separator in the parent (logged as NODE_EDIT)
  *   3. one record: the root takes the content of the second root, which goes with the first root's empty leaf
+ * One load of a table at a time: btree.loading.
  * Pages above 64 KiB take their rows in several records.  Rows carry no version head: they are visible to every snapshot once step 3 is done.
  */
 #include "btree/btree_int.h"
@@ -464,9 +465,14 @@ end(struct loader *l)
 ash_rc
 btree_bulk_load(struct btree *bt, ash_bulk_next_fn next, void *arg)
 {
+    /* What another load has made so far would look like the rest of an interrupted one. */
+    if (atomic_exchange(&bt->loading, true) && !PLANTED(114))
+        return ash_raise(ASH_CONFLICT, "tree %u is being loaded by somebody else", bt->tree);
     struct loader *l = mem_zalloc(MEM_BTREE, sizeof(*l));
-    if (l == NULL)
+    if (l == NULL) {
+        atomic_store(&bt->loading, false);
         return ASH_NO_MEMORY;
+    }
     l->bt = bt;
     ash_rc rc = begin(l);
     if (rc != ASH_OK)
@@ -492,6 +498,7 @@ btree_bulk_load(struct btree *bt, ash_bulk_next_fn next, void *arg)
         err_restore(&detail);
     }
 out:
+    atomic_store(&bt->loading, false);
     btree_buf_free(&l->bytes);
     mem_free(MEM_BTREE, l->rows);
     mem_free(MEM_BTREE, l);

@@ -309,6 +309,54 @@ START_TEST(test_forgotten_cursor)
 }
 END_TEST
 
+/* ---- Two bulk loads ---- */
+
+struct load {
+    struct world *w;
+    ash_table *table;
+    unsigned next, count;
+    bool nested; /* starts a second load halfway */
+    char key[16];
+};
+
+static ash_rc
+load_next(void *arg, struct ash_slice *key_out, struct ash_slice *value_out)
+{
+    static const char value[200];
+    struct load *l = arg;
+
+    if (l->nested && l->next == l->count / 2) {
+        struct load other = { .w = l->w, .table = l->table, .count = 50 };
+        l->nested = false;
+        must_rc(ash_bulk_load(l->w->b, l->table, load_next, &other), ASH_CONFLICT);
+    }
+    if (l->next == l->count)
+        return ASH_NOT_FOUND;
+    snprintf(l->key, sizeof(l->key), "%05u", l->next++);
+    *key_out = slice_str(l->key);
+    *value_out = ash_slice(value, sizeof(value));
+    return ASH_OK;
+}
+
+static void
+two_loads(struct world *w)
+{
+    struct load l = { .w = w, .count = 400, .nested = true };
+    struct ash_slice v;
+
+    must_ok(ash_table_create(w->a, "u", NULL));
+    must_ok(ash_table_open(w->a, "u", &l.table));
+    must_ok(ash_bulk_load(w->a, l.table, load_next, &l));
+    must_ok(ash_get(w->b, l.table, slice_str("00399"), &v));
+    ash_table_close(l.table);
+}
+
+START_TEST(test_two_loads)
+{
+    RUN(two_loads);
+}
+END_TEST
+
 START_TEST(test_empty_and_drop)
 {
     uint64_t first = test_seed(1);
@@ -336,6 +384,7 @@ suite(void)
     tcase_add_test(tc, test_half_undone_is_not_committed);
     tcase_add_test(tc, test_sync_reader_waits);
     tcase_add_test(tc, test_forgotten_cursor);
+    tcase_add_test(tc, test_two_loads);
     tcase_add_test(tc, test_empty_and_drop);
     tcase_add_test(tc, test_cursor_in_dropped_table);
     suite_add_tcase(s, tc);
