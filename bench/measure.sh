@@ -55,7 +55,9 @@ run() {
 }
 
 suite() {
+    # As many operations for all, or the data of the fastest would outgrow the cache by the inserts of d.
     memory="--records=$((1000000 / scale)) --value-size=1000 --cache=$((4096 / scale))MiB --threads=$threads"
+    memory="$memory --operations=$((4000000 / scale))"
     large="--records=$((2000000 / scale)) --value-size=1000 --cache=$((256 / scale))MiB --load-batch=100"
     direct=--engines=ashlar,rocksdb,wiredtiger # the others would have the page cache besides
     case $1 in
