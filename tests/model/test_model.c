@@ -172,9 +172,9 @@ record_end(struct actor *a, struct history_op *op, ash_rc rc)
     case ASH_WOULD_BLOCK: break;
     /* large values of several sessions do not fit a tiny cache together: rare, and without effect
      * */
-    case ASH_NO_MEMORY:
-        must(op->kind >= HISTORY_PUT && atomic_fetch_add(&a->w->refused, 1) < 5, "%s (%s)",
-             ash_error_last()->message, ash_error_last()->where);
+    case ASH_NO_MEMORY: /* a value of 1 MiB fills the tiny cache: rare, and without effect */
+        must(atomic_fetch_add(&a->w->refused, 1) < 5, "%s (%s)", ash_error_last()->message,
+             ash_error_last()->where);
         break;
     default:
         must(false, "session %u, kind %d: %s: %s (%s)", a->number, op->kind, ash_rc_name(rc),
@@ -308,7 +308,10 @@ do_multiget(struct actor *a)
         row[i] = t * ROWS + draw_row(a) % ROWS;
         key[i] = key_slice(a->w, row[i]);
     }
-    must_ok(ash_multiget(a->s, a->w->table[t], n, key, value, result));
+    ash_rc rc = ash_multiget(a->s, a->w->table[t], n, key, value, result);
+    if (rc == ASH_NO_MEMORY && atomic_fetch_add(&a->w->refused, 1) < 5)
+        return; /* see record_end() */
+    must(rc == ASH_OK, "%s: %s", ash_rc_name(rc), ash_error_last()->message);
     for (uint32_t i = 0; i < n; i++) {
         struct history_op *op = record(a, HISTORY_GET, row[i]);
         record_end(a, op, result[i]);
@@ -705,8 +708,9 @@ model_run(enum io_backend_kind kind, uint64_t seed, struct run *run)
 START_TEST(simulated_sessions_are_isolated)
 {
     struct run run = { .rounds = 2, .ops = 150, .sessions = 4 };
-    uint64_t first = test_seed(1),
-             count = getenv("ASH_TEST_SEED") != NULL ? 1 : test_scale(60, 3000);
+    uint64_t first = test_seed(1), count = getenv("ASH_TEST_SEED") != NULL && test_scale(0, 1) == 0
+                                               ? 1
+                                               : test_scale(60, 3000);
 
     for (uint64_t seed = first; seed < first + count; seed++)
         model_run(IO_BACKEND_SIM, seed, &run);
