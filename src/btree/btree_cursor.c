@@ -380,9 +380,10 @@ step_aside(struct btree_cursor *c, struct copy *how)
     if (c->whole)
         slot = how->forward ? slot + 1 : slot - 1;
     uint64_t word = btree__opt_child(p->parent.data, p->parent.size, slot);
-    if (!buf_opt_valid(pool, &p->parent) || buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child) != ASH_OK)
+    if ((!PLANTED(88) && !buf_opt_valid(pool, &p->parent)) || buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child) != ASH_OK)
         return false;
-    if (!buf_opt_valid(pool, &p->parent) || btree__opt_level(child.data) != 0) /* as in a descent: the child is guarded under its parent's guard */
+    /* As in a descent: the child is guarded under its parent's guard. */
+    if ((!PLANTED(88) && !buf_opt_valid(pool, &p->parent)) || btree__opt_level(child.data) != 0)
         return false;
     p->node = child;
     p->slot = slot;
