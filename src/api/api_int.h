@@ -59,6 +59,7 @@ struct ash_session {
     ash_db *db;
     struct txn *txn;
     bool in_transaction;
+    bool committed; /* by the last api__end(), whatever it returned */
     enum ash_durability durability;
     struct catalog_changes changes;
     struct list cursors;     /* of the open transaction */

@@ -313,6 +313,7 @@ api__begin(ash_session *s, bool write)
 ash_rc
 api__end(ash_session *s, ash_rc rc)
 {
+    s->committed = false;
     if (rc == ASH_OK || rc == ASH_NOT_FOUND) {
         ash_rc checked = txn_check(s->txn);
         if (checked != ASH_OK)
@@ -322,6 +323,7 @@ api__end(ash_session *s, ash_rc rc)
         return rc;
     if (rc == ASH_OK || (rc == ASH_NOT_FOUND && s->txn->last_lsn == 0)) {
         ash_rc committed = txn_commit(s->txn, /* wait= */ true, NULL);
+        s->committed = !s->txn->open; /* also when it is not known to be durable */
         if (committed == ASH_OK)
             return rc;
         rc = committed;

@@ -16,7 +16,7 @@ ash_table_create(ash_session *s, const char *name, const struct ash_table_option
         with.page_size = options->page_size;
     bool autocommit = !s->in_transaction;
     rc = api__end(s, catalog_table_create(s->db->catalog, s->txn, &s->changes, name, &with));
-    if (autocommit && rc == ASH_OK)
+    if (autocommit && s->committed)
         catalog_committed(s->db->catalog, &s->changes);
     else if (autocommit)
         catalog_rolled_back(s->db->catalog, &s->changes, 0);
@@ -32,7 +32,7 @@ ash_table_drop(ash_session *s, const char *name)
         return rc;
     bool autocommit = !s->in_transaction;
     rc = api__end(s, catalog_table_drop(s->db->catalog, s->txn, &s->changes, name));
-    if (autocommit && rc == ASH_OK)
+    if (autocommit && s->committed)
         catalog_committed(s->db->catalog, &s->changes);
     else if (autocommit)
         catalog_rolled_back(s->db->catalog, &s->changes, 0);

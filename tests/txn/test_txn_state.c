@@ -357,6 +357,49 @@ START_TEST(test_two_loads)
 }
 END_TEST
 
+/* ---- Creating tables on a full disk ---- */
+
+/* What the catalog shows has a tree, whatever the creating call returned. */
+static void
+tables_on_a_full_disk(struct world *w)
+{
+    char name[16];
+    ash_table *u;
+    char value[700];
+    unsigned refused = 0, there = 0;
+
+    sim_disk_limit(w->env->disk, 1); /* nothing grows any more */
+    memset(value, 'x', sizeof(value));
+    must_ok(ash_session_durability(w->b, ASH_DURABILITY_NONE));
+    for (unsigned i = 0; i < 150; i++) /* more log than there are segments for; one dirty page */
+        must_ok(ash_put(w->b, w->t, slice_str("k"), ash_slice(value, sizeof(value))));
+    for (unsigned i = 0; i < 400 && refused < 4; i++) {
+        snprintf(name, sizeof(name), "t%u", i);
+        refused += ash_table_create(w->a, name, NULL) != ASH_OK;
+    }
+    must(refused > 0, "the disk was not full");
+    sim_disk_limit(w->env->disk, 0);
+    for (unsigned i = 0; i < 20; i++) {
+        ash_ignore(ash_put(w->b, w->t, slice_str("k"), slice_str("v")));
+        task_sleep_ns(100000000);
+    }
+    for (unsigned i = 0; i < 400; i++) {
+        snprintf(name, sizeof(name), "t%u", i);
+        if (ash_table_open(w->b, name, &u) != ASH_OK)
+            continue;
+        there++;
+        must_ok(ash_put(w->b, u, slice_str("k"), slice_str("v")));
+        ash_table_close(u);
+    }
+    must(there > 0, "no table");
+}
+
+START_TEST(test_tables_on_a_full_disk)
+{
+    RUN(tables_on_a_full_disk);
+}
+END_TEST
+
 START_TEST(test_empty_and_drop)
 {
     uint64_t first = test_seed(1);
@@ -385,6 +428,7 @@ suite(void)
     tcase_add_test(tc, test_sync_reader_waits);
     tcase_add_test(tc, test_forgotten_cursor);
     tcase_add_test(tc, test_two_loads);
+    tcase_add_test(tc, test_tables_on_a_full_disk);
     tcase_add_test(tc, test_empty_and_drop);
     tcase_add_test(tc, test_cursor_in_dropped_table);
     suite_add_tcase(s, tc);
