@@ -89,12 +89,12 @@ page_size(const struct bench_setup *setup)
 static void
 lite_describe(const struct bench_setup *setup, char *out, size_t size)
 {
-    snprintf(
-        out, size,
-        "WAL mode, wal_autocheckpoint=%d, synchronous=%s, WITHOUT ROWID, page_size=%u, cache_size=%llu KiB in each of %u connections, "
-        "writers queue on a mutex; the page cache is not limited by --cache",
-        CHECKPOINT_PAGES, synchronous(setup->durability), page_size(setup),
-        (unsigned long long)(cache_per_connection(setup) >> 10), setup->threads);
+    snprintf(out, size,
+             "WAL mode, wal_autocheckpoint=%d, synchronous=%s, WITHOUT ROWID, page_size=%u, "
+             "cache_size=%llu KiB in each of %u connections, "
+             "writers queue on a mutex; the page cache is not limited by --cache",
+             CHECKPOINT_PAGES, synchronous(setup->durability), page_size(setup),
+             (unsigned long long)(cache_per_connection(setup) >> 10), setup->threads);
 }
 
 static ash_rc

@@ -217,9 +217,11 @@ parse(struct raw *raw, int argc, char **argv)
         { "cache", ARG_SIZE, &c->cache, 1 << 20, 1ull << 44, "BYTES",
           "memory for each engine; default 256MiB" },
         { "durability", ARG_TEXT, &raw->durability, 0, 0, "MODE",
-          "sync: on stable storage when the call returns (default);\nasync: logged, on its way; none: the least an engine offers" },
+          "sync: on stable storage when the call returns (default);\n"
+          "async: logged, on its way; none: the least an engine offers" },
         { "page-cache", ARG_TEXT, &raw->page_cache, 0, 0, "MODE",
-          "bypass: direct I/O for engines that have it (default), so that\n--cache is their cache; allow: the kernel caches for all" },
+          "bypass: direct I/O for engines that have it (default), so that\n"
+          "--cache is their cache; allow: the kernel caches for all" },
         { "load-batch", ARG_COUNT, &c->load_batch, 1, 10000, "N",
           "rows per transaction of the measured load; default 1" },
         { "dir", ARG_TEXT, &c->dir, 0, 0, "DIR", "where the databases go (needed)" },

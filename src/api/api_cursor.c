@@ -175,7 +175,8 @@ api_cursor_begin(ash_cursor *c)
         return rc;
     c->txn->fresh = false;
     rc = txn_statement(c->txn, /* write= */ false);
-    /* A snapshot from before the drop keeps the tree; that of a new statement does not (table.h R2). */
+    /* A snapshot from before the drop keeps the tree; that of a new statement does not (table.h
+     * R2). */
     if (rc == ASH_OK && c->txn->isolation == ASH_READ_COMMITTED &&
         atomic_load(&c->table->dropped) && !PLANTED(113))
         return ash_raise_obj(

@@ -3,9 +3,10 @@
  * api_verify.c - ash_verify(): every byte that matters is looked at, every page is owned exactly
  * once.
  *
- * 1 storage: superblocks, map, each mapped page's checksum, identity and class.   2 trees: structure, order, fences; owners.
- * 3 ownership: an allocated page without an owner, or with two, or an owned page that is not allocated.   4 log: readable from where a restart
- * would begin to its end.
+ *   1. storage    superblocks, map, each mapped page's checksum, identity and class
+ *   2. trees      structure, order, fences; owners
+ *   3. ownership  a page without an owner, or with two, or an owned page that is not allocated
+ *   4. log        readable from where a restart would begin to its end
  */
 #include "api/api_int.h"
 

@@ -2,9 +2,10 @@
  *
  * btree.c - trees as wholes: the shared environment, making a tree, descending.
  *
- * Descent (lock coupling without latches): a child's id is believed when the parent is valid after it was read; the child's guard is
- * believed when the parent is still valid after the child's word was read (btree.h I3).  So a page that was freed and given to somebody else
- * meanwhile is never looked at as if it were the child.
+ * Descent (lock coupling without latches): a child's id is believed when the parent is valid after
+ * it was read; the child's guard is believed when the parent is still valid after the child's word
+ * was read (btree.h I3).  So a page that was freed and given to somebody else meanwhile is never
+ * looked at as if it were the child.
  */
 #include "btree/btree_int.h"
 
@@ -37,7 +38,8 @@ btree_txn_ops(struct btree_env *env, struct txn_ops *out)
 }
 
 void
-btree_init(struct btree *bt, struct btree_env *env, uint32_t tree, uint64_t root, uint8_t leaf_class)
+btree_init(struct btree *bt, struct btree_env *env, uint32_t tree, uint64_t root,
+           uint8_t leaf_class)
 {
     bt->env = env;
     bt->root = root;
@@ -76,7 +78,9 @@ btree__buf_room(struct btree_buf *b, uint32_t more)
         return ASH_OK;
     uint64_t want = max_u64((uint64_t)b->size + more, max_u64((uint64_t)b->capacity * 2, 256));
     if (want > UINT32_MAX)
-        return ash_raise(ASH_TOO_LARGE, "values of more than 4 GiB do not fit one answer; ask for fewer rows at once");
+        return ash_raise(
+            ASH_TOO_LARGE,
+            "values of more than 4 GiB do not fit one answer; ask for fewer rows at once");
     uint8_t *data = mem_realloc(MEM_BTREE, b->data, want);
     if (data == NULL)
         return ASH_NO_MEMORY;
@@ -111,7 +115,8 @@ btree_create(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uint64_t 
 {
     ash_rc rc = reserve_frames(env, leaf_class);
 
-    return rc == ASH_OK ? btree__create_at(env, tree, leaf_class, NULL, PAGE_ID_NONE, root_out) : rc;
+    return rc == ASH_OK ? btree__create_at(env, tree, leaf_class, NULL, PAGE_ID_NONE, root_out)
+                        : rc;
 }
 
 ash_rc
@@ -128,16 +133,18 @@ btree_create_noted(struct btree_env *env, uint32_t tree, uint8_t leaf_class, uin
 /* `reserved`: the root's id, or PAGE_ID_NONE for any.  It is free again after a failure. */
 
 ash_rc
-btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class, struct buf_page *noted_in, uint64_t reserved,
-                 uint64_t *root_out)
+btree__create_at(struct btree_env *env, uint32_t tree, uint8_t leaf_class,
+                 struct buf_page *noted_in, uint64_t reserved, uint64_t *root_out)
 {
     struct buf_page root, leaf;
     struct btree_edit root_edit = { .data = NULL }, leaf_edit = { .data = NULL };
     struct btree_mtr bm;
     uint8_t word[8];
-    ash_rc rc = reserved != PAGE_ID_NONE
-                    ? buf_new_at(env->pool, reserved, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root)
-                    : buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root); /* the lowest id first */
+    ash_rc rc =
+        reserved != PAGE_ID_NONE
+            ? buf_new_at(env->pool, reserved, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root)
+            /* the lowest id first */
+            : buf_new(env->pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, tree, &root);
     if (rc != ASH_OK) {
         if (reserved != PAGE_ID_NONE)
             pstore_page_unalloc(env->pstore, reserved);
@@ -187,13 +194,16 @@ btree__restart(const struct btree *bt, unsigned *tries)
 {
     counter_add(&bt->env->counters->restarts, 1);
     if (++*tries > BTREE_RETRY_MAX)
-        return ash_raise(ASH_INTERNAL, "an operation on tree %u met a changed page %u times; please report it", bt->tree, *tries);
+        return ash_raise(ASH_INTERNAL,
+                         "an operation on tree %u met a changed page %u times; please report it",
+                         bt->tree, *tries);
     unsigned spins = *tries;
     task_relax(&spins);
     return ASH_OK;
 }
 
-/* A leaf is searched at once: have its lines come in together. Slots of a full 4 KiB leaf of small rows take six lines. */
+/* A leaf is searched at once: have its lines come in together. Slots of a full 4 KiB leaf of small
+ * rows take six lines. */
 static inline void
 prefetch_node(const uint8_t *data)
 {
@@ -204,13 +214,17 @@ prefetch_node(const uint8_t *data)
 static ash_rc
 bad_child(const struct btree *bt, const struct buf_page *p, unsigned level)
 {
-    return ash_raise(ASH_CORRUPT, "tree %u: page %llu should be a node of level %u and is not; run a verification", bt->tree,
-                     (unsigned long long)p->page, level);
+    return ash_raise(
+        ASH_CORRUPT,
+        "tree %u: page %llu should be a node of level %u and is not; run a verification", bt->tree,
+        (unsigned long long)p->page, level);
 }
 
-/* One try.  ASH_WOULD_BLOCK with *missing: that page; with *missing PAGE_ID_NONE: something changed, start over. */
+/* One try.  ASH_WOULD_BLOCK with *missing: that page; with *missing PAGE_ID_NONE: something
+ * changed, start over. */
 static ash_rc
-descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct btree_path *path, uint64_t *missing)
+descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct btree_path *path,
+             uint64_t *missing)
 {
     struct buf_pool *pool = bt->env->pool;
     const uint8_t *key_data = key.size > 0 ? key.data : "";
@@ -229,7 +243,8 @@ descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct
         return level == stop ? ASH_OK : ASH_NOT_FOUND;
     }
     while (level > stop) {
-        uint64_t word = btree__find_child(path->node.data, path->node.size, key_data, (uint32_t)key.size, &path->slot);
+        uint64_t word = btree__find_child(path->node.data, path->node.size, key_data,
+                                          (uint32_t)key.size, &path->slot);
         *missing = PAGE_ID_NONE;
         if (ASH_UNLIKELY(!buf_opt_valid(pool, &path->node) && !PLANTED(84)))
             return ASH_WOULD_BLOCK;
@@ -257,13 +272,15 @@ descend_once(const struct btree *bt, struct ash_slice key, unsigned stop, struct
 }
 
 ash_rc
-btree__descend_nowait(const struct btree *bt, struct ash_slice key, unsigned level, struct btree_path *path_out, uint64_t *missing_out)
+btree__descend_nowait(const struct btree *bt, struct ash_slice key, unsigned level,
+                      struct btree_path *path_out, uint64_t *missing_out)
 {
     return descend_once(bt, key, level, path_out, missing_out);
 }
 
 ash_rc
-btree__descend(const struct btree *bt, struct ash_slice key, unsigned level, struct btree_path *path_out)
+btree__descend(const struct btree *bt, struct ash_slice key, unsigned level,
+               struct btree_path *path_out)
 {
     struct buf_pool *pool = bt->env->pool;
     unsigned tries = 0;
@@ -274,8 +291,10 @@ btree__descend(const struct btree *bt, struct ash_slice key, unsigned level, str
             return rc;
         if (missing != PAGE_ID_NONE) {
             rc = buf_fault(pool, missing, IO_CLASS_READ);
-            /* A page that was freed between reading its id and loading it: not damage when its parent has changed. */
-            if (rc != ASH_OK && (rc != ASH_CORRUPT || missing == bt->root || buf_opt_valid(pool, &path_out->parent)))
+            /* A page that was freed between reading its id and loading it: not damage when its
+             * parent has changed. */
+            if (rc != ASH_OK && (rc != ASH_CORRUPT || missing == bt->root ||
+                                 buf_opt_valid(pool, &path_out->parent)))
                 return rc;
             if (rc == ASH_OK)
                 continue;

@@ -2,25 +2,36 @@
  *
  * btree_cursor.c - walking a tree in both directions.
  *
- * A cursor holds no latch and no pin between calls.  It copies the rows of one leaf (at most FILL_BYTES of them) that its transaction sees
- * into memory of its own and remembers which stretch of the key space they stand for.  What is beyond is found from the edge of the stretch:
- * in the parent's next child when the parent is as it was, else by a new descent.  So splits and merges in between do not matter.
+ * A cursor holds no latch and no pin between calls.  It copies the rows of one leaf (at most
+ * FILL_BYTES of them) that its transaction sees into memory of its own and remembers which stretch
+ * of the key space they stand for.  What is beyond is found from the edge of the stretch: in the
+ * parent's next child when the parent is as it was, else by a new descent.  So splits and merges in
+ * between do not matter.
  *
  * A place in the key space is a gap: before or after a key, or at either end.
  *
- *   I1  Rows in memory are all rows that the snapshot sees between gaps `lower` and `upper`, ascending.
- *   I2  The cursor stands between rows[bwd] and rows[fwd]; fwd == bwd + 2 when it stands on a row, bwd + 1 when between two.
- *   I3  When the transaction has written since the rows were copied, and their leaf has changed, the next step copies again from
- *       where the cursor stands: so a cursor sees its transaction's own changes up to the step.
+ *   I1  Rows in memory are all rows that the snapshot sees between gaps `lower` and `upper`,
+ *       ascending.
+ *   I2  The cursor stands between rows[bwd] and rows[fwd]; fwd == bwd + 2 when it stands on a row,
+ *       bwd + 1 when between two.
+ *   I3  When the transaction has written since the rows were copied, and their leaf has changed,
+ *       the next step copies again from where the cursor stands: so a cursor sees its transaction's
+ *       own changes up to the step.
  */
 #include "btree/btree_int.h"
 
-#define FILL_BYTES (64u << 10)   /* rows copied at once: a leaf, or part of a large one */
-#define BATCH_BYTES (4u << 20)   /* what one batch holds at most, unless a single leaf does */
-#define AHEAD_MAX 32u            /* leaves asked for ahead of a scan */
-#define PREFETCH_BYTES 2048u     /* of the next leaf, into the processor's cache; its own prefetcher finds the rest */
+#define FILL_BYTES  (64u << 10) /* rows copied at once: a leaf, or part of a large one */
+#define BATCH_BYTES (4u << 20)  /* what one batch holds at most, unless a single leaf does */
+#define AHEAD_MAX   32u         /* leaves asked for ahead of a scan */
+#define PREFETCH_BYTES \
+    2048u /* of the next leaf, into the processor's cache; its own prefetcher finds the rest */
 
-enum gap_kind { GAP_START = 0, GAP_BEFORE, GAP_AFTER, GAP_END };
+enum gap_kind {
+    GAP_START = 0,
+    GAP_BEFORE,
+    GAP_AFTER,
+    GAP_END
+};
 struct gap {
     uint32_t size;
     uint8_t kind;
@@ -36,18 +47,20 @@ struct btree_cursor {
     struct btree *bt;
     struct txn *t;
     bool keys_only, has_from, has_to;
-    struct gap from, to;      /* the cursor's ends: BEFORE from, BEFORE to; or START, END */
-    struct gap lower, upper;  /* I1 */
+    struct gap from, to;     /* the cursor's ends: BEFORE from, BEFORE to; or START, END */
+    struct gap lower, upper; /* I1 */
     bool loaded;
     struct btree_buf bytes;
     struct cursor_row *rows;
     uint32_t count, capacity;
-    int64_t fwd, bwd;         /* I2 */
-    struct gap at;            /* where to load when nothing is loaded */
-    struct btree_path path;   /* guards of the leaf as it was copied, and of its parent before that */
-    bool whole;               /* its rows were copied to the end in the direction of the run */
-    uint64_t written;         /* t->last_lsn then */
-    unsigned run, ahead;      /* leaves walked in one direction; of those asked for, how many are still to come */
+    int64_t fwd, bwd; /* I2 */
+    struct gap at;    /* where to load when nothing is loaded */
+    /* guards of the leaf as it was copied, and of its parent before that */
+    struct btree_path path;
+    bool whole;       /* its rows were copied to the end in the direction of the run */
+    uint64_t written; /* t->last_lsn then */
+    /* leaves walked in one direction; of those asked for, how many are still to come */
+    unsigned run, ahead;
     bool run_forward;
     uint8_t scratch[BTREE_KEY_LIMIT + 8];
 };
@@ -85,7 +98,8 @@ above(struct ash_slice key, const struct gap *g)
     return c > 0 || (c == 0 && g->kind == GAP_BEFORE);
 }
 
-/* A key that leads to the leaf on the forward (backward) side of a gap.  AFTER k, forward: k and a zero byte is the next possible key. */
+/* A key that leads to the leaf on the forward (backward) side of a gap.  AFTER k, forward: k and a
+ * zero byte is the next possible key. */
 static struct ash_slice
 gap_descend_key(const struct gap *g, bool forward, uint8_t scratch[BTREE_KEY_LIMIT + 8])
 {
@@ -107,12 +121,12 @@ gap_descend_key(const struct gap *g, bool forward, uint8_t scratch[BTREE_KEY_LIM
 /* What a load is to do, and what the optimistic pass finds out. */
 struct copy {
     bool forward;
-    bool beside;      /* the leaf was reached from its neighbour: the stretch begins at its end */
-    bool again;       /* the leaf is the one before */
-    uint32_t want;    /* rows that are asked for: more would be copied in vain */
-    bool whole;       /* reached the leaf's end in the direction */
-    bool leaf_end;    /* that end has no fence: nothing beyond */
-    struct gap edge;  /* the stretch's far end */
+    bool beside;     /* the leaf was reached from its neighbour: the stretch begins at its end */
+    bool again;      /* the leaf is the one before */
+    uint32_t want;   /* rows that are asked for: more would be copied in vain */
+    bool whole;      /* reached the leaf's end in the direction */
+    bool leaf_end;   /* that end has no fence: nothing beyond */
+    struct gap edge; /* the stretch's far end */
 };
 
 static ash_rc
@@ -131,7 +145,8 @@ rows_room(struct btree_cursor *c)
 
 /* Appends one row as it stands in the leaf.  Garbage until validated. */
 ASH_NO_TSAN static ash_rc
-copy_row(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice prefix, uint32_t slot)
+copy_row(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice prefix,
+         uint32_t slot)
 {
     struct btree_entry e;
     btree__opt_entry(leaf->data, leaf->size, slot, &e);
@@ -187,37 +202,45 @@ reverse_rows(struct btree_cursor *c)
 
 /* The first slot to copy going forward, or the one after it going backward. */
 ASH_NO_TSAN static uint32_t
-start_slot(const struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key, const struct copy *how, uint32_t total)
+start_slot(const struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key,
+           const struct copy *how, uint32_t total)
 {
     bool exact;
     if (how->beside)
         return how->forward ? 0 : total;
-    uint32_t slot = btree__lower_bound(leaf->data, leaf->size, key.data, (uint32_t)key.size, &exact);
+    uint32_t slot =
+        btree__lower_bound(leaf->data, leaf->size, key.data, (uint32_t)key.size, &exact);
     return slot + (!how->forward && exact && c->at.kind == GAP_AFTER);
 }
 
-/* Copies from gap `at` in one direction.  Rows beyond the cursor's ends are left in.  Nothing is believed before validation, but keys that
- * are too long are cut, as the gap has room for valid keys only. */
+/* Copies from gap `at` in one direction.  Rows beyond the cursor's ends are left in.  Nothing is
+ * believed before validation, but keys that are too long are cut, as the gap has room for valid
+ * keys only. */
 ASH_NO_TSAN static ash_rc
-copy_leaf(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key, struct copy *how)
+copy_leaf(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice key,
+          struct copy *how)
 {
     const struct btree_node *n = btree__cnode(leaf->data);
-    uint32_t total = btree__opt_count(leaf->data, leaf->size), flags = *(const volatile uint8_t *)&n->flags;
+    uint32_t total = btree__opt_count(leaf->data, leaf->size),
+             flags = *(const volatile uint8_t *)&n->flags;
     struct ash_slice prefix = btree__opt_lower(leaf->data, leaf->size);
     uint32_t prefix_size = *(const volatile uint16_t *)&n->prefix_size, base = c->bytes.size;
     bool forward = how->forward, full = false;
     prefix.size = prefix_size < prefix.size ? prefix_size : prefix.size;
     uint32_t slot = start_slot(c, leaf, key, how, total);
     slot = slot < total ? slot : total;
-    ash_rc rc = btree__buf_room(&c->bytes, leaf->size < FILL_BYTES ? leaf->size : FILL_BYTES); /* not by doubling from row to row */
+    /* not by doubling from row to row */
+    ash_rc rc = btree__buf_room(&c->bytes, leaf->size < FILL_BYTES ? leaf->size : FILL_BYTES);
     while ((forward ? slot < total : slot > 0) && !full && rc == ASH_OK) {
         rc = copy_row(c, leaf, prefix, forward ? slot : slot - 1);
         slot = forward ? slot + 1 : slot - 1;
         full = c->count >= how->want || c->bytes.size - base >= FILL_BYTES;
     }
     how->whole = forward ? slot >= total : slot == 0;
-    how->leaf_end = (flags & (forward ? BTREE_NODE_UPPER_INFINITE : BTREE_NODE_LOWER_INFINITE)) != 0;
-    struct ash_slice fence = forward ? btree__opt_upper(leaf->data, leaf->size) : btree__opt_lower(leaf->data, leaf->size);
+    how->leaf_end = (flags & (forward ? BTREE_NODE_UPPER_INFINITE : BTREE_NODE_LOWER_INFINITE)) !=
+                    0;
+    struct ash_slice fence = forward ? btree__opt_upper(leaf->data, leaf->size)
+                                     : btree__opt_lower(leaf->data, leaf->size);
     how->edge.kind = GAP_AFTER; /* of the fence: the lower one is exclusive, the upper inclusive */
     how->edge.size = (uint32_t)fence.size;
     btree__opt_copy(how->edge.key, fence.data, (uint32_t)fence.size);
@@ -226,7 +249,8 @@ copy_leaf(struct btree_cursor *c, const struct buf_page *leaf, struct ash_slice 
 
 /* ---- Versions and limits ---- */
 
-/* Brings a copied row to the version that the transaction sees; false in *keep when there is none. */
+/* Brings a copied row to the version that the transaction sees; false in *keep when there is none.
+ * */
 static ash_rc
 settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
 {
@@ -236,7 +260,8 @@ settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
     if (r->image.flags == 0)
         return ASH_OK;
     if (c->keys_only)
-        r->image.flags &= (uint8_t)~BTREE_ROW_LARGE; /* versions before may be large, too: read in vain, which is rare */
+        /* versions before may be large, too: read in vain, which is rare */
+        r->image.flags &= (uint8_t)~BTREE_ROW_LARGE;
     ash_rc rc = btree__buf_room(&c->bytes, r->value_size);
     if (rc != ASH_OK)
         return rc;
@@ -254,7 +279,8 @@ settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
     return rc;
 }
 
-/* Leaves out rows beyond the cursor's ends: ascending rows, so they are the first and the last ones. */
+/* Leaves out rows beyond the cursor's ends: ascending rows, so they are the first and the last
+ * ones. */
 static void
 cut_at_ends(struct btree_cursor *c, uint32_t *first_out, uint32_t *end_out)
 {
@@ -286,13 +312,16 @@ settle(struct btree_cursor *c)
     }
     c->count = to;
     if (atomic_load_explicit(&c->t->killed, memory_order_acquire))
-        return ash_raise(ASH_SNAPSHOT_TOO_OLD, "the versions that this cursor's snapshot needs are gone; begin a new transaction");
+        return ash_raise(
+            ASH_SNAPSHOT_TOO_OLD,
+            "the versions that this cursor's snapshot needs are gone; begin a new transaction");
     return ASH_OK;
 }
 
 /* ---- Read-ahead ---- */
 
-/* The page ids of the next leaves, from the parent; fewer at its end.  False when the parent has changed. */
+/* The page ids of the next leaves, from the parent; fewer at its end.  False when the parent has
+ * changed. */
 static unsigned
 next_leaves(const struct btree_cursor *c, bool forward, unsigned want, uint64_t *pages_out)
 {
@@ -303,7 +332,8 @@ next_leaves(const struct btree_cursor *c, bool forward, unsigned want, uint64_t 
         if (forward ? path->slot + i > count : path->slot < i)
             break;
         uint32_t slot = forward ? path->slot + i : path->slot - i;
-        pages_out[n++] = BTREE_CHILD_PAGE(btree__opt_child(path->parent.data, path->parent.size, slot));
+        pages_out[n++] =
+            BTREE_CHILD_PAGE(btree__opt_child(path->parent.data, path->parent.size, slot));
     }
     return buf_opt_valid(c->bt->env->pool, &path->parent) ? n : 0;
 }
@@ -334,18 +364,24 @@ read_ahead(struct btree_cursor *c, bool forward)
 static void
 cover(struct btree_cursor *c, struct copy *how)
 {
-    struct gap *near = how->forward ? &c->lower : &c->upper, *far = how->forward ? &c->upper : &c->lower;
+    struct gap *near = how->forward ? &c->lower : &c->upper,
+               *far = how->forward ? &c->upper : &c->lower;
     gap_copy(near, &c->at);
     if (!how->whole)
-        gap_set(far, how->forward ? GAP_AFTER : GAP_BEFORE, row_key(c, &c->rows[c->count - 1])); /* in copying order */
+        /* in copying order */
+        gap_set(far, how->forward ? GAP_AFTER : GAP_BEFORE, row_key(c, &c->rows[c->count - 1]));
     else if (how->leaf_end)
         far->kind = how->forward ? GAP_END : GAP_START, far->size = 0;
     else
         gap_copy(far, &how->edge);
     /* Beyond the cursor's own ends there is nothing to find. */
-    if (c->has_to && (c->upper.kind == GAP_END || (c->upper.kind != GAP_START && !above(ash_slice(c->to.key, c->to.size), &c->upper))))
+    if (c->has_to &&
+        (c->upper.kind == GAP_END ||
+         (c->upper.kind != GAP_START && !above(ash_slice(c->to.key, c->to.size), &c->upper))))
         gap_copy(&c->upper, &c->to);
-    if (c->has_from && (c->lower.kind == GAP_START || (c->lower.kind != GAP_END && above(ash_slice(c->from.key, c->from.size), &c->lower))))
+    if (c->has_from &&
+        (c->lower.kind == GAP_START ||
+         (c->lower.kind != GAP_END && above(ash_slice(c->from.key, c->from.size), &c->lower))))
         gap_copy(&c->lower, &c->from);
 }
 
@@ -358,14 +394,16 @@ prefetch_beyond(const struct btree_cursor *c, bool forward)
     uint32_t count = btree__opt_count(p->parent.data, p->parent.size);
     if (forward ? p->slot >= count : p->slot == 0)
         return;
-    uint64_t page = BTREE_CHILD_PAGE(btree__opt_child(p->parent.data, p->parent.size, forward ? p->slot + 1 : p->slot - 1));
+    uint64_t page = BTREE_CHILD_PAGE(
+        btree__opt_child(p->parent.data, p->parent.size, forward ? p->slot + 1 : p->slot - 1));
     if (buf_opt_peek(c->bt->env->pool, page, &next))
         for (uint32_t line = 0; line < PREFETCH_BYTES && line < next.size; line += ASH_CACHE_LINE)
             __builtin_prefetch(next.data + line);
 }
 
-/* Goes on in the same leaf when rows of it are left, else in the neighbour that the parent names.  Right while the parent has not changed
- * since the leaf was reached: then no leaf below it was split or merged, and fences equal separators.  false: descend. */
+/* Goes on in the same leaf when rows of it are left, else in the neighbour that the parent names.
+ * Right while the parent has not changed since the leaf was reached: then no leaf below it was
+ * split or merged, and fences equal separators.  false: descend. */
 static bool
 step_aside(struct btree_cursor *c, struct copy *how)
 {
@@ -380,7 +418,8 @@ step_aside(struct btree_cursor *c, struct copy *how)
     if (c->whole)
         slot = how->forward ? slot + 1 : slot - 1;
     uint64_t word = btree__opt_child(p->parent.data, p->parent.size, slot);
-    if ((!PLANTED(88) && !buf_opt_valid(pool, &p->parent)) || buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child) != ASH_OK)
+    if ((!PLANTED(88) && !buf_opt_valid(pool, &p->parent)) ||
+        buf_opt_begin(pool, BTREE_CHILD_PAGE(word), &child) != ASH_OK)
         return false;
     /* As in a descent: the child is guarded under its parent's guard. */
     if ((!PLANTED(88) && !buf_opt_valid(pool, &p->parent)) || btree__opt_level(child.data) != 0)
@@ -392,8 +431,8 @@ step_aside(struct btree_cursor *c, struct copy *how)
     return true;
 }
 
-/* Copies up to `want` rows of the stretch on one side of gap `at`.  beyond: `at` is the edge of the rows in memory in this direction.
- * Bytes before `base` (rows already handed to a batch) stay. */
+/* Copies up to `want` rows of the stretch on one side of gap `at`.  beyond: `at` is the edge of the
+ * rows in memory in this direction. Bytes before `base` (rows already handed to a batch) stay. */
 static ash_rc
 load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t want)
 {
@@ -443,7 +482,8 @@ load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t 
 static bool
 same_gap(const struct gap *a, const struct gap *b)
 {
-    return a->kind == b->kind && ((a->kind == GAP_START || a->kind == GAP_END) || (a->size == b->size && memcmp(a->key, b->key, a->size) == 0));
+    return a->kind == b->kind && ((a->kind == GAP_START || a->kind == GAP_END) ||
+                                  (a->size == b->size && memcmp(a->key, b->key, a->size) == 0));
 }
 
 /* Where the cursor stands, seen in a direction: on a row, the gap beyond it. */
@@ -525,13 +565,15 @@ failed(struct btree_cursor *c, ash_rc rc)
 /* ---- Entry points ---- */
 
 ash_rc
-btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t, const struct ash_cursor_options *options)
+btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t,
+                    const struct ash_cursor_options *options)
 {
     static const struct ash_cursor_options all;
     if (options == NULL)
         options = &all;
     if (options->from.size > BTREE_KEY_MAX || options->to.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a cursor's bound is longer than any key (%u bytes)", (unsigned)BTREE_KEY_MAX);
+        return ash_raise(ASH_TOO_LARGE, "a cursor's bound is longer than any key (%u bytes)",
+                         (unsigned)BTREE_KEY_MAX);
     ash_rc rc = txn_statement(t, /* write= */ false);
     if (rc != ASH_OK)
         return rc;
@@ -540,7 +582,8 @@ btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t, con
     c->keys_only = options->keys_only;
     c->has_from = options->from.data != NULL;
     c->has_to = options->to.data != NULL;
-    gap_set(&c->from, c->has_from ? GAP_BEFORE : GAP_START, c->has_from ? options->from : ash_slice(NULL, 0));
+    gap_set(&c->from, c->has_from ? GAP_BEFORE : GAP_START,
+            c->has_from ? options->from : ash_slice(NULL, 0));
     gap_set(&c->to, c->has_to ? GAP_BEFORE : GAP_END, c->has_to ? options->to : ash_slice(NULL, 0));
     gap_copy(&c->at, options->reverse ? &c->to : &c->from);
     c->loaded = c->whole = c->run_forward = false;
@@ -551,7 +594,8 @@ btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t, con
 }
 
 ash_rc
-btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_options *options, struct btree_cursor **out)
+btree_cursor_open(struct btree *bt, struct txn *t, const struct ash_cursor_options *options,
+                  struct btree_cursor **out)
 {
     struct btree_cursor *c = mem_alloc(MEM_BTREE, sizeof(*c));
     if (c == NULL)
@@ -595,7 +639,8 @@ btree_cursor_close(struct btree_cursor *c)
 static struct btree_row
 row_of(const struct btree_cursor *c, const struct cursor_row *r)
 {
-    struct btree_row out = { row_key(c, r), ash_slice(c->bytes.data + r->value, c->keys_only ? 0 : r->value_size) };
+    struct btree_row out = { row_key(c, r), ash_slice(c->bytes.data + r->value,
+                                                      c->keys_only ? 0 : r->value_size) };
     return out;
 }
 
@@ -615,7 +660,8 @@ ash_rc
 btree_cursor_seek(struct btree_cursor *c, struct ash_slice key, bool forward)
 {
     if (key.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is longer than any key (%u bytes)", key.size, (unsigned)BTREE_KEY_MAX);
+        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is longer than any key (%u bytes)",
+                         key.size, (unsigned)BTREE_KEY_MAX);
     gap_set(&c->at, forward ? GAP_BEFORE : GAP_AFTER, key);
     if (!above(key, &c->from))
         gap_copy(&c->at, &c->from);
@@ -626,8 +672,8 @@ btree_cursor_seek(struct btree_cursor *c, struct ash_slice key, bool forward)
     return ASH_OK;
 }
 
-/* The last load of a batch looked behind its last row and found none: back onto that row, so that the other direction goes on
- * from there, as after single steps.  Its bytes are still there. */
+/* The last load of a batch looked behind its last row and found none: back onto that row, so that
+ * the other direction goes on from there, as after single steps.  Its bytes are still there. */
 static void
 stand_on(struct btree_cursor *c, const struct cursor_row *last)
 {
@@ -640,7 +686,8 @@ stand_on(struct btree_cursor *c, const struct cursor_row *last)
     c->bwd = -1;
 }
 
-/* Offsets travel in the data pointers until all rows are there: the buffer may move while it grows. */
+/* Offsets travel in the data pointers until all rows are there: the buffer may move while it grows.
+ * */
 static void
 fix_rows(const struct btree_cursor *c, struct btree_row *rows, size_t count)
 {
@@ -651,21 +698,24 @@ fix_rows(const struct btree_cursor *c, struct btree_row *rows, size_t count)
 }
 
 ash_rc
-btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity, struct btree_row *rows_out, size_t *count_out)
+btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity,
+                   struct btree_row *rows_out, size_t *count_out)
 {
     size_t n = 0;
     ash_rc rc = ASH_OK;
     uint32_t base = 0;
     struct cursor_row last = { 0 };
     while (n < capacity && (n == 0 || base < BATCH_BYTES)) {
-        rc = advance(c, forward, base, (uint32_t)(capacity - n < UINT32_MAX ? capacity - n : UINT32_MAX));
+        rc = advance(c, forward, base,
+                     (uint32_t)(capacity - n < UINT32_MAX ? capacity - n : UINT32_MAX));
         if (rc != ASH_OK)
             break;
         base = c->bytes.size; /* what is handed out stays while the next leaf is loaded behind it */
         while (n < capacity && (forward ? c->fwd < (int64_t)c->count : c->bwd >= 0)) {
             const struct cursor_row *r = take(c, forward);
             rows_out[n].key = ash_slice((void *)(uintptr_t)r->key, r->key_size);
-            rows_out[n].value = ash_slice((void *)(uintptr_t)r->value, c->keys_only ? 0 : r->value_size);
+            rows_out[n].value =
+                ash_slice((void *)(uintptr_t)r->value, c->keys_only ? 0 : r->value_size);
             last = *r;
             n++;
         }

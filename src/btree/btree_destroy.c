@@ -2,24 +2,27 @@
  *
  * btree_destroy.c - frees every page of a tree that nobody uses any more.
  *
- * From the right: the last leaves of the last inner page go, and the inner page forgets them in the same record. So after every record what
- * is left is still reached from the root, and a crash only means calling again.  The last leaf of an inner page goes together with that page, and
- * with those above it that have no other child; the last record frees the root.
+ * From the right: the last leaves of the last inner page go, and the inner page forgets them in the
+ * same record. So after every record what is left is still reached from the root, and a crash only
+ * means calling again.  The last leaf of an inner page goes together with that page, and with those
+ * above it that have no other child; the last record frees the root.
  *
- * Leaves are read only because freeing a page takes its latch; their rows are looked at only in trees that may hold large values.
+ * Leaves are read only because freeing a page takes its latch; their rows are looked at only in
+ * trees that may hold large values.
  */
 #include "btree/btree_int.h"
 
 #define TOGETHER 16u /* leaves freed by one record: its pages are counted (MTR_PAGES_MAX) */
 
 struct killer {
-    struct btree bt;   /* not more than env, tree and root */
-    uint64_t noted_in; /* a root whose `loading` names this tree and is cleared by the last record; or PAGE_ID_NONE */
+    struct btree bt; /* not more than env, tree and root */
+    /* a root whose `loading` names this tree and is cleared by the last record; or PAGE_ID_NONE */
+    uint64_t noted_in;
     bool large;
 };
 
-/* The way to the last page of level 1, latched: page[0] is the lowest page on it that has other children, or the root; below it stand pages with
- * one child each. */
+/* The way to the last page of level 1, latched: page[0] is the lowest page on it that has other
+ * children, or the root; below it stand pages with one child each. */
 struct chain {
     struct buf_page page[BTREE_LEVEL_MAX + 1];
     unsigned count;
@@ -49,8 +52,9 @@ chain_latch(const struct killer *k, struct chain *c)
         if (n->level == 0 || n->level > BTREE_LEVEL_MAX || (level != 0 && n->level + 1u != level)) {
             buf_unlatch_x(k->bt.env->pool, &p);
             chain_release(k, c);
-            return ash_raise(ASH_CORRUPT, "tree %u: page %llu has the wrong level; run a verification", k->bt.tree,
-                             (unsigned long long)page);
+            return ash_raise(ASH_CORRUPT,
+                             "tree %u: page %llu has the wrong level; run a verification",
+                             k->bt.tree, (unsigned long long)page);
         }
         level = n->level;
         if (n->count > 0)
@@ -63,7 +67,8 @@ chain_latch(const struct killer *k, struct chain *c)
 
 /* ---- Leaves ---- */
 
-/* Removes one row with a large value together with the pages of that value.  *more_out: there may be others. */
+/* Removes one row with a large value together with the pages of that value.  *more_out: there may
+ * be others. */
 static ash_rc
 free_large_row(const struct killer *k, struct buf_page *leaf, bool *more_out)
 {
@@ -78,7 +83,8 @@ free_large_row(const struct killer *k, struct buf_page *leaf, bool *more_out)
         struct btree_mtr bm;
         uint32_t size;
         btree__entry(leaf->data, i, &e);
-        if ((e.flags & BTREE_ROW_LARGE) == 0 || !btree__large_parse(e.value, e.value_size, &size, pages, &count))
+        if ((e.flags & BTREE_ROW_LARGE) == 0 ||
+            !btree__large_parse(e.value, e.value_size, &size, pages, &count))
             continue;
         ash_rc rc = ASH_OK;
         unsigned have = 0;
@@ -129,11 +135,13 @@ free_leaves(const struct killer *k, struct buf_page *node, unsigned n)
     ash_rc rc = ASH_OK;
     unsigned have = 0;
     for (; have < n; have++) {
-        rc = buf_latch_x(pool, BTREE_CHILD_PAGE(btree__child(node->data, count + 1 - n + have)), &leaf[have]);
+        rc = buf_latch_x(pool, BTREE_CHILD_PAGE(btree__child(node->data, count + 1 - n + have)),
+                         &leaf[have]);
         if (rc != ASH_OK)
             goto out;
     }
-    rc = btree__edit_begin(&edit, node->data, &keep, &keep, 1, btree__child(node->data, count - n), 0);
+    rc = btree__edit_begin(&edit, node->data, &keep, &keep, 1, btree__child(node->data, count - n),
+                           0);
     if (rc != ASH_OK)
         goto out;
     edit.op.keep_to = count - n;
@@ -155,13 +163,15 @@ out:
 
 /* ---- Inner pages ---- */
 
-/* The last leaf, the pages that have no other child, and, when that is all there is, the root.  The chain is released. */
+/* The last leaf, the pages that have no other child, and, when that is all there is, the root.  The
+ * chain is released. */
 static ash_rc
 free_chain(const struct killer *k, struct chain *c, bool *done_out)
 {
     struct buf_pool *pool = k->bt.env->pool;
     struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } };
-    struct buf_page leaf, noted = { .page = PAGE_ID_NONE }, *top = &c->page[0], *bottom = &c->page[c->count - 1];
+    struct buf_page leaf, noted = { .page = PAGE_ID_NONE }, *top = &c->page[0],
+                          *bottom = &c->page[c->count - 1];
     const struct btree_node *t = btree__cnode(top->data);
     struct btree_edit edit = { .data = NULL };
     struct btree_mtr bm;
@@ -175,7 +185,8 @@ free_chain(const struct killer *k, struct chain *c, bool *done_out)
     if (rc != ASH_OK)
         goto out_leaf;
     if (!all)
-        rc = btree__edit_begin(&edit, top->data, &keep, &keep, t->level, btree__child(top->data, t->count - 1), 0);
+        rc = btree__edit_begin(&edit, top->data, &keep, &keep, t->level,
+                               btree__child(top->data, t->count - 1), 0);
     if (rc == ASH_OK)
         rc = btree__mtr_begin(&bm, k->bt.env, top->size, 3 + c->count, edit.size + 16);
     if (rc != ASH_OK)
@@ -222,7 +233,8 @@ step(const struct killer *k, bool *done_out)
     unsigned n = count < TOGETHER ? count : TOGETHER, all = count == 0 ? 1 : n;
     for (unsigned i = 0; i < all; i++)
         pages[i] = BTREE_CHILD_PAGE(btree__child(bottom, count + 1 - all + i));
-    /* Nobody else is here: the tree stays as it is while the leaves come in without a latch held. */
+    /* Nobody else is here: the tree stays as it is while the leaves come in without a latch held.
+     * */
     chain_release(k, &c);
     buf_prefetch(pool, pages, all, IO_CLASS_COMPACTION);
     for (unsigned i = 0; k->large && i < all && rc == ASH_OK; i++)
@@ -238,7 +250,8 @@ step(const struct killer *k, bool *done_out)
     return rc;
 }
 
-/* Is the page still the root of this tree?  After a crash behind the last record it is not, and may be somebody else's. */
+/* Is the page still the root of this tree?  After a crash behind the last record it is not, and may
+ * be somebody else's. */
 static ash_rc
 still_there(const struct killer *k, bool *yes_out, uint64_t *loading_out, bool *large_out)
 {
@@ -251,7 +264,8 @@ still_there(const struct killer *k, bool *yes_out, uint64_t *loading_out, bool *
         return rc;
     const struct btree_node *n = btree__cnode(root.data);
     *yes_out = n->page.tree == k->bt.tree && n->page.type == PAGE_TYPE_BTREE_INNER &&
-               (n->flags & (BTREE_NODE_LOWER_INFINITE | BTREE_NODE_UPPER_INFINITE)) == (BTREE_NODE_LOWER_INFINITE | BTREE_NODE_UPPER_INFINITE);
+               (n->flags & (BTREE_NODE_LOWER_INFINITE | BTREE_NODE_UPPER_INFINITE)) ==
+                   (BTREE_NODE_LOWER_INFINITE | BTREE_NODE_UPPER_INFINITE);
     *loading_out = n->loading;
     *large_out = (n->flags & BTREE_NODE_LARGE) != 0;
     buf_unlatch_s(k->bt.env->pool, &root);

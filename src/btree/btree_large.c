@@ -3,13 +3,16 @@
  * btree_large.c - values that do not fit a leaf: pages of type VALUE, named by the row.
  *
  * Invariants:
- *   I1  The pages of a value belong to exactly one version of one row. They are born in the record that writes the row and freed in the
- *       record that undoes it, or when the row was replaced or deleted and no snapshot can see it any more (txn garbage).
- *   I2  They are never changed after they were filled, and filled before the row's transaction can commit.
+ *   I1  The pages of a value belong to exactly one version of one row. They are born in the record
+ *       that writes the row and freed in the record that undoes it, or when the row was replaced or
+ *       deleted and no snapshot can see it any more (txn garbage).
+ *   I2  They are never changed after they were filled, and filled before the row's transaction can
+ *       commit.
  */
 #include "btree/btree_int.h"
 
-#define ROOM(page_class) (PAGE_CLASS_SIZE((uint32_t)(page_class)) - (uint32_t)sizeof(struct btree_value_page))
+#define ROOM(page_class) \
+    (PAGE_CLASS_SIZE((uint32_t)(page_class)) - (uint32_t)sizeof(struct btree_value_page))
 
 unsigned
 btree__large_plan(uint32_t size, uint8_t classes_out[BTREE_LARGE_PAGES_MAX])
@@ -19,7 +22,7 @@ btree__large_plan(uint32_t size, uint8_t classes_out[BTREE_LARGE_PAGES_MAX])
     while (left > 0) {
         uint8_t class = 0;
         while (class < BTREE_LARGE_CLASS_MAX && ROOM(class) < left)
-            class++;
+            class ++;
         ash_assert(count < BTREE_LARGE_PAGES_MAX);
         classes_out[count++] = class;
         left -= left < ROOM(class) ? left : ROOM(class);
@@ -28,13 +31,15 @@ btree__large_plan(uint32_t size, uint8_t classes_out[BTREE_LARGE_PAGES_MAX])
 }
 
 bool
-btree__large_parse(const uint8_t *value, uint32_t value_size, uint32_t *size_out, uint64_t *pages_out, unsigned *count_out)
+btree__large_parse(const uint8_t *value, uint32_t value_size, uint32_t *size_out,
+                   uint64_t *pages_out, unsigned *count_out)
 {
     struct btree_large l;
     if (value_size < sizeof(l))
         return false;
     memcpy(&l, value, sizeof(l));
-    if (l.count == 0 || l.count > BTREE_LARGE_PAGES_MAX || l.size > ASH_VALUE_SIZE_MAX || value_size != sizeof(l) + 8 * (size_t)l.count)
+    if (l.count == 0 || l.count > BTREE_LARGE_PAGES_MAX || l.size > ASH_VALUE_SIZE_MAX ||
+        value_size != sizeof(l) + 8 * (size_t)l.count)
         return false;
     for (unsigned i = 0; i < l.count; i++)
         pages_out[i] = get_le64(value + sizeof(l) + 8 * (size_t)i);
@@ -48,20 +53,23 @@ btree__large_parse(const uint8_t *value, uint32_t value_size, uint32_t *size_out
 static ash_rc
 bad_value(const struct btree *bt, uint64_t page)
 {
-    return ash_raise(ASH_CORRUPT, "tree %u: page %llu should hold part of a large value and does not; run a verification", bt->tree,
-                     (unsigned long long)page);
+    return ash_raise(
+        ASH_CORRUPT,
+        "tree %u: page %llu should hold part of a large value and does not; run a verification",
+        bt->tree, (unsigned long long)page);
 }
 
 static ash_rc
-read_page(const struct btree *bt, uint64_t page, unsigned index, uint32_t left, struct btree_buf *out)
+read_page(const struct btree *bt, uint64_t page, unsigned index, uint32_t left,
+          struct btree_buf *out)
 {
     struct buf_page p;
     ash_rc rc = buf_latch_s(bt->env->pool, page, &p);
     if (rc != ASH_OK)
         return rc;
     const struct btree_value_page *v = (const void *)p.data;
-    if (v->page.type != PAGE_TYPE_VALUE || v->page.tree != bt->tree || v->index != index || v->size > left ||
-        v->size > p.size - sizeof(*v)) {
+    if (v->page.type != PAGE_TYPE_VALUE || v->page.tree != bt->tree || v->index != index ||
+        v->size > left || v->size > p.size - sizeof(*v)) {
         rc = bad_value(bt, page);
     } else {
         memcpy(out->data + out->size, v + 1, v->size);
@@ -72,13 +80,16 @@ read_page(const struct btree *bt, uint64_t page, unsigned index, uint32_t left, 
 }
 
 ash_rc
-btree__large_read(const struct btree *bt, const uint8_t *description, uint32_t description_size, struct btree_buf *out)
+btree__large_read(const struct btree *bt, const uint8_t *description, uint32_t description_size,
+                  struct btree_buf *out)
 {
     uint64_t pages[BTREE_LARGE_PAGES_MAX];
     uint32_t size, before = out->size;
     unsigned count;
     if (!btree__large_parse(description, description_size, &size, pages, &count))
-        return ash_raise(ASH_CORRUPT, "tree %u: a row describes its large value wrongly; run a verification", bt->tree);
+        return ash_raise(ASH_CORRUPT,
+                         "tree %u: a row describes its large value wrongly; run a verification",
+                         bt->tree);
     ash_rc rc = btree__buf_room(out, size);
     if (rc != ASH_OK)
         return rc;
@@ -136,9 +147,12 @@ btree__large_cancel(const struct btree *bt, struct btree_large_new *n)
 
 /* One page: its header fields and bytes, logged as plain bytes. */
 static ash_rc
-fill_page(const struct btree *bt, struct buf_page *p, unsigned index, const uint8_t *data, uint32_t size)
+fill_page(const struct btree *bt, struct buf_page *p, unsigned index, const uint8_t *data,
+          uint32_t size)
 {
-    struct { uint32_t offset, zero, size, index; } head = { offsetof(struct btree_value_page, size), 0, size, index };
+    struct {
+        uint32_t offset, zero, size, index;
+    } head = { offsetof(struct btree_value_page, size), 0, size, index };
     struct wal_part parts[2] = { { &head, sizeof(head) }, { data, size } };
     struct mtr m;
     struct mtr_record record = { .type = WAL_REC_MTR };
@@ -164,7 +178,8 @@ btree__large_fill(const struct btree *bt, struct btree_large_new *n, struct ash_
     ash_rc rc = ASH_OK;
     for (unsigned i = 0; i < n->count; i++) {
         struct buf_page *p = &n->page[i];
-        uint32_t room = p->size - (uint32_t)sizeof(struct btree_value_page), take = left < room ? left : room;
+        uint32_t room = p->size - (uint32_t)sizeof(struct btree_value_page),
+                 take = left < room ? left : room;
         if (rc == ASH_OK)
             rc = fill_page(bt, p, i, data, take);
         buf_unlatch_x(bt->env->pool, p);
@@ -176,7 +191,8 @@ btree__large_fill(const struct btree *bt, struct btree_large_new *n, struct ash_
 }
 
 ash_rc
-btree__large_try_latch(const struct btree *bt, const uint64_t *pages, unsigned count, struct buf_page *pages_out, uint64_t *fault_out)
+btree__large_try_latch(const struct btree *bt, const uint64_t *pages, unsigned count,
+                       struct buf_page *pages_out, uint64_t *fault_out)
 {
     for (unsigned i = 0; i < count; i++) {
         ash_rc rc = buf_try_latch_x(bt->env->pool, pages[i], &pages_out[i]);

@@ -2,18 +2,21 @@
  *
  * btree_load.c - bulk load: leaves filled from the left, the whole shown at once.
  *
- * The rows go to a second tree, whose root the first one's root names in `loading`.  So at every moment every page belongs to the table: after
- * a crash the table is empty and what had been loaded is found through `loading`, and freed by the next load or by dropping the table.
+ * The rows go to a second tree, whose root the first one's root names in `loading`.  So at every
+ * moment every page belongs to the table: after a crash the table is empty and what had been loaded
+ * is found through `loading`, and freed by the next load or by dropping the table.
  *
  *   1. one record: the second tree's root and first leaf, `loading` set
- *   2. per leaf one record: its rows and upper fence, the next, empty leaf, the separator in the parent (logged as NODE_EDIT)
- *   3. one record: the root takes the content of the second root, which goes with the first root's empty leaf
- * One load of a table at a time: btree.loading.
- * Pages above 64 KiB take their rows in several records.  Rows carry no version head: they are visible to every snapshot once step 3 is done.
+ *   2. per leaf one record: its rows and upper fence, the next, empty leaf, the separator in the
+ *      parent (logged as NODE_EDIT)
+ *   3. one record: the root takes the content of the second root, which goes with the first root's
+ * empty leaf One load of a table at a time: btree.loading. Pages above 64 KiB take their rows in
+ * several records.  Rows carry no version head: they are visible to every snapshot once step 3 is
+ * done.
  */
 #include "btree/btree_int.h"
 
-#define SLOT ((uint32_t)sizeof(struct btree_slot))
+#define SLOT         ((uint32_t)sizeof(struct btree_slot))
 #define FILL_PERCENT 95u
 
 struct staged {
@@ -22,15 +25,15 @@ struct staged {
 };
 
 struct loader {
-    struct btree *bt;          /* the table's */
-    struct btree into;         /* the second tree */
-    struct btree_buf bytes;    /* staged rows */
+    struct btree *bt;       /* the table's */
+    struct btree into;      /* the second tree */
+    struct btree_buf bytes; /* staged rows */
     struct staged *rows;
     uint32_t count, capacity;
-    uint32_t staged_bytes;     /* heap and slots of staged rows, whole keys */
-    uint32_t leaf_bytes;       /* the same of rows that the leaf holds already */
-    uint32_t leaf_rows;        /* those rows */
-    uint32_t lower_size;       /* lower fence of the leaf that is being filled, a separator */
+    uint32_t staged_bytes; /* heap and slots of staged rows, whole keys */
+    uint32_t leaf_bytes;   /* the same of rows that the leaf holds already */
+    uint32_t leaf_rows;    /* those rows */
+    uint32_t lower_size;   /* lower fence of the leaf that is being filled, a separator */
     uint8_t lower[BTREE_KEY_LIMIT];
     bool has_lower, has_last, flagged;
     uint32_t last_size;
@@ -68,7 +71,8 @@ empty_leaf(const struct btree *bt, const struct buf_page *root, struct buf_page 
             return ASH_OK;
         buf_unlatch_x(bt->env->pool, leaf_out);
     }
-    return ash_raise(ASH_EXISTS, "tree %u holds rows already; a bulk load needs an empty table", bt->tree);
+    return ash_raise(ASH_EXISTS, "tree %u holds rows already; a bulk load needs an empty table",
+                     bt->tree);
 }
 
 /* Step 1. */
@@ -162,7 +166,8 @@ add_staged(struct loader *l, struct btree_edit *e, uint32_t n)
     ash_rc rc = ASH_OK;
     for (uint32_t i = 0; i < n && rc == ASH_OK; i++) {
         const struct staged *s = &l->rows[i];
-        rc = btree__edit_row(e, staged_key(l, i), s->flags, l->bytes.data + s->key + s->key_size, s->value_size);
+        rc = btree__edit_row(e, staged_key(l, i), s->flags, l->bytes.data + s->key + s->key_size,
+                             s->value_size);
     }
     return rc;
 }
@@ -192,7 +197,8 @@ last_path(struct loader *l, struct ash_slice key, struct btree_path *path)
     }
 }
 
-/* Puts staged rows into the leaf without ending it; with the new pages of a large value, whose row is the last one. */
+/* Puts staged rows into the leaf without ending it; with the new pages of a large value, whose row
+ * is the last one. */
 static ash_rc
 flush_rows(struct loader *l, struct btree_large_new *pages)
 {
@@ -208,14 +214,17 @@ flush_rows(struct loader *l, struct btree_large_new *pages)
     if (rc == ASH_OK)
         rc = add_staged(l, &e, l->count);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, l->into.env, path.node.size, 2 + (pages != NULL ? pages->count : 0),
-                              e.size + (uint32_t)sizeof(payload) + 16 * (pages != NULL ? pages->count : 0));
+        rc = btree__mtr_begin(
+            &bm, l->into.env, path.node.size, 2 + (pages != NULL ? pages->count : 0),
+            e.size + (uint32_t)sizeof(payload) + 16 * (pages != NULL ? pages->count : 0));
     if (rc == ASH_OK) {
         e.op.keep_to = btree__cnode(path.node.data)->count;
         btree__edit_end(&e);
         btree__mtr_edit(&bm, &path.node, &e);
-        uint64_t word = btree__child_word(path.node.page, btree__node_rows(path.node.data, path.node.size));
-        uint32_t size = btree__child_payload(&path.parent, path.slot, word, 0, ash_slice(NULL, 0), payload);
+        uint64_t word =
+            btree__child_word(path.node.page, btree__node_rows(path.node.data, path.node.size));
+        uint32_t size =
+            btree__child_payload(&path.parent, path.slot, word, 0, ash_slice(NULL, 0), payload);
         btree__mtr_change(&bm, &path.parent, BTREE_OP_INNER_WORD, payload, size);
         for (unsigned i = 0; pages != NULL && i < pages->count; i++)
             btree__mtr_init(&bm, &pages->page[i]);
@@ -234,7 +243,8 @@ static ash_rc
 end_leaf_at(struct loader *l, struct btree_path *path, struct ash_slice separator)
 {
     struct buf_pool *pool = l->into.env->pool;
-    struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } }, none = { BTREE_FENCE_INFINITE, { NULL, 0 } };
+    struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } },
+                       none = { BTREE_FENCE_INFINITE, { NULL, 0 } };
     struct btree_fence end = { BTREE_FENCE_GIVEN, separator };
     struct btree_edit e = { .data = NULL }, next_edit = { .data = NULL };
     struct buf_page next;
@@ -249,7 +259,8 @@ end_leaf_at(struct loader *l, struct btree_path *path, struct ash_slice separato
     if (rc == ASH_OK)
         rc = btree__edit_begin(&next_edit, NULL, &end, &none, 0, 0, 0);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, l->into.env, next.size, 4, e.size + next_edit.size + (uint32_t)sizeof(payload) + 32);
+        rc = btree__mtr_begin(&bm, l->into.env, next.size, 4,
+                              e.size + next_edit.size + (uint32_t)sizeof(payload) + 32);
     if (rc != ASH_OK) {
         buf_new_cancel(pool, &next);
         goto out;
@@ -260,9 +271,10 @@ end_leaf_at(struct loader *l, struct btree_path *path, struct ash_slice separato
     btree__mtr_edit(&bm, &path->node, &e);
     btree__mtr_init(&bm, &next);
     btree__mtr_edit(&bm, &next, &next_edit);
-    uint64_t word = btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
-    uint32_t size = btree__child_payload(&path->parent, path->slot, word, btree__child_word(next.page, 0), separator,
-                                         payload);
+    uint64_t word =
+        btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
+    uint32_t size = btree__child_payload(&path->parent, path->slot, word,
+                                         btree__child_word(next.page, 0), separator, payload);
     btree__mtr_change(&bm, &path->parent, BTREE_OP_INNER_SPLIT, payload, size);
     rc = btree__mtr_commit(&bm);
     buf_unlatch_x(pool, &next);
@@ -272,16 +284,19 @@ out:
     return rc;
 }
 
-/* The upper fence: a short one, unless it shares so little with the lower fence that the rows, with more of their keys, would not fit.
- * row_fits() has counted on what the last key shares with it. */
+/* The upper fence: a short one, unless it shares so little with the lower fence that the rows, with
+ * more of their keys, would not fit. row_fits() has counted on what the last key shares with it. */
 static struct ash_slice
 choose_fence(const struct loader *l, struct ash_slice next, uint8_t separator[BTREE_KEY_LIMIT])
 {
-    struct ash_slice last = ash_slice(l->last, l->last_size), lower = ash_slice(l->lower, l->lower_size);
+    struct ash_slice last = ash_slice(l->last, l->last_size),
+                     lower = ash_slice(l->lower, l->lower_size);
     struct ash_slice s = ash_slice(separator, btree__separator(last, next, separator));
     uint32_t prefix = l->has_lower ? btree__common_prefix(lower, s) : 0;
-    uint64_t total = (uint64_t)l->leaf_bytes + l->staged_bytes - (uint64_t)(l->leaf_rows + l->count) * prefix;
-    if (total + l->lower_size + s.size + sizeof(struct btree_node) <= PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class))
+    uint64_t total =
+        (uint64_t)l->leaf_bytes + l->staged_bytes - (uint64_t)(l->leaf_rows + l->count) * prefix;
+    if (total + l->lower_size + s.size + sizeof(struct btree_node) <=
+        PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class))
         return s;
     memcpy(separator, last.data, last.size);
     return ash_slice(separator, last.size);
@@ -326,16 +341,20 @@ end_leaf(struct loader *l, struct ash_slice next)
 
 /* ---- Rows ---- */
 
-/* Would one more row of `bytes` (slot, whole key, value) still fit?  `whole_keys`: as long as the leaf has no upper fence, keys are not cut. */
+/* Would one more row of `bytes` (slot, whole key, value) still fit?  `whole_keys`: as long as the
+ * leaf has no upper fence, keys are not cut. */
 static bool
 row_fits(const struct loader *l, struct ash_slice key, uint32_t bytes, bool whole_keys)
 {
     uint32_t size = PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class), prefix = 0;
-    uint64_t total = (uint64_t)l->leaf_bytes + l->staged_bytes + bytes, rows = l->leaf_rows + l->count + 1;
-    /* The upper fence will lie between this key and the next: it shares with the lower fence what this key shares with it... */
+    uint64_t total = (uint64_t)l->leaf_bytes + l->staged_bytes + bytes,
+             rows = l->leaf_rows + l->count + 1;
+    /* The upper fence will lie between this key and the next: it shares with the lower fence what
+     * this key shares with it... */
     if (!whole_keys && l->has_lower)
         prefix = btree__common_prefix(ash_slice(l->lower, l->lower_size), key);
-    uint64_t room = size - sizeof(struct btree_node) - l->lower_size - key.size; /* the upper fence is not longer than the last key */
+    /* the upper fence is not longer than the last key */
+    uint64_t room = size - sizeof(struct btree_node) - l->lower_size - key.size;
     return total - rows * prefix <= room * FILL_PERCENT / 100;
 }
 
@@ -367,10 +386,13 @@ static ash_rc
 check_row(const struct loader *l, struct ash_slice key, struct ash_slice value)
 {
     if (key.size > BTREE_KEY_MAX || value.size > ASH_VALUE_SIZE_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a row with a key of %zu and a value of %zu bytes is too large (at most %u and %u)", key.size,
-                         value.size, (unsigned)BTREE_KEY_MAX, ASH_VALUE_SIZE_MAX);
+        return ash_raise(
+            ASH_TOO_LARGE,
+            "a row with a key of %zu and a value of %zu bytes is too large (at most %u and %u)",
+            key.size, value.size, (unsigned)BTREE_KEY_MAX, ASH_VALUE_SIZE_MAX);
     if (l->has_last && btree__compare(ash_slice(l->last, l->last_size), key) >= 0)
-        return ash_raise(ASH_INVALID, "the keys of a bulk load must ascend; sort them and remove duplicates");
+        return ash_raise(ASH_INVALID,
+                         "the keys of a bulk load must ascend; sort them and remove duplicates");
     return ASH_OK;
 }
 
@@ -415,13 +437,16 @@ add(struct loader *l, struct ash_slice key, struct ash_slice value)
     uint8_t classes[BTREE_LARGE_PAGES_MAX];
     uint32_t stored = (uint32_t)value.size;
     if (large)
-        stored = (uint32_t)sizeof(struct btree_large) + 8 * btree__large_plan((uint32_t)value.size, classes);
+        stored = (uint32_t)sizeof(struct btree_large) +
+                 8 * btree__large_plan((uint32_t)value.size, classes);
     /* Leaves that take their rows in several records hold whole keys until they end. */
     bool whole = large || l->leaf_rows > 0 || l->into.leaf_class > 4;
     ash_rc rc = check_row(l, key, value);
-    if (rc == ASH_OK && l->leaf_rows + l->count > 0 && !row_fits(l, key, (uint32_t)key.size + stored + SLOT, whole))
+    if (rc == ASH_OK && l->leaf_rows + l->count > 0 &&
+        !row_fits(l, key, (uint32_t)key.size + stored + SLOT, whole))
         rc = end_leaf(l, key);
-    else if (rc == ASH_OK && l->count > 0 && l->bytes.size + key.size + stored > BTREE_MOVE_MAX - 8192)
+    else if (rc == ASH_OK && l->count > 0 &&
+             l->bytes.size + key.size + stored > BTREE_MOVE_MAX - 8192)
         rc = flush_rows(l, NULL);
     if (rc != ASH_OK)
         return rc;
@@ -437,7 +462,8 @@ add(struct loader *l, struct ash_slice key, struct ash_slice value)
 static ash_rc
 end(struct loader *l)
 {
-    uint32_t room = PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class) - (uint32_t)sizeof(struct btree_node) - l->lower_size;
+    uint32_t room = PAGE_CLASS_SIZE((uint32_t)l->into.leaf_class) -
+                    (uint32_t)sizeof(struct btree_node) - l->lower_size;
     if (l->count == 0)
         return ASH_OK;
     if (l->leaf_bytes + l->staged_bytes <= room)
@@ -453,7 +479,8 @@ end(struct loader *l)
     note_last(l, staged_key(l, l->count - 1));
     ash_rc rc = end_leaf(l, ash_slice(copy, last.key_size));
     if (rc == ASH_OK)
-        rc = stage(l, ash_slice(copy, last.key_size), last.flags, copy + last.key_size, last.value_size);
+        rc = stage(l, ash_slice(copy, last.key_size), last.flags, copy + last.key_size,
+                   last.value_size);
     if (rc == ASH_OK) {
         note_last(l, ash_slice(copy, last.key_size));
         rc = flush_rows(l, NULL);
@@ -494,7 +521,8 @@ btree_bulk_load(struct btree *bt, ash_bulk_next_fn next, void *arg)
     } else {
         struct err_detail detail;
         err_save(&detail);
-        ash_ignore(drop_loading(bt)); /* what stays is freed by the next load or drop of the table */
+        /* what stays is freed by the next load or drop of the table */
+        ash_ignore(drop_loading(bt));
         err_restore(&detail);
     }
 out:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_mtr.c - mini-transactions of the trees: all room is taken at the beginning, then every change is logged and applied by the
- * function that redo uses (btree_page.c I1), which cannot fail any more.
+ * btree_mtr.c - mini-transactions of the trees: all room is taken at the beginning, then every
+ * change is logged and applied by the function that redo uses (btree_page.c I1), which cannot fail
+ * any more.
  */
 #include "btree/btree_int.h"
 
@@ -9,7 +10,8 @@
 #define SCRATCH_FREE 16384u
 
 ash_rc
-btree__mtr_begin(struct btree_mtr *bm, const struct btree_env *env, uint32_t page_size_max, uint32_t changes, uint32_t payload_bytes)
+btree__mtr_begin(struct btree_mtr *bm, const struct btree_env *env, uint32_t page_size_max,
+                 uint32_t changes, uint32_t payload_bytes)
 {
     bm->scratch = NULL;
     bm->scratch_size = 0;
@@ -20,14 +22,16 @@ btree__mtr_begin(struct btree_mtr *bm, const struct btree_env *env, uint32_t pag
         bm->scratch_size = page_size_max;
     }
     mtr_begin(&bm->m, env->wal, env->pool);
-    ash_rc rc = mtr_reserve(&bm->m, payload_bytes + changes * ((uint32_t)sizeof(struct wal_change_head) + 8));
+    ash_rc rc = mtr_reserve(&bm->m, payload_bytes +
+                                        changes * ((uint32_t)sizeof(struct wal_change_head) + 8));
     if (rc != ASH_OK)
         btree__mtr_abort(bm);
     return rc;
 }
 
 void
-btree__mtr_change(struct btree_mtr *bm, struct buf_page *page, enum btree_op op, const void *payload, uint32_t size)
+btree__mtr_change(struct btree_mtr *bm, struct buf_page *page, enum btree_op op,
+                  const void *payload, uint32_t size)
 {
     struct wal_part part = { payload, size };
     ash_rc rc = mtr_change(&bm->m, page, (enum wal_op)op, &part, 1);
@@ -82,8 +86,8 @@ btree__mtr_commit(struct btree_mtr *bm)
 }
 
 ash_rc
-btree__mtr_commit_as(struct btree_mtr *bm, const struct mtr_record *record, void (*patch)(void *arg, uint64_t start), void *arg,
-                     uint64_t *start_out)
+btree__mtr_commit_as(struct btree_mtr *bm, const struct mtr_record *record,
+                     void (*patch)(void *arg, uint64_t start), void *arg, uint64_t *start_out)
 {
     uint64_t end;
     ash_rc rc = mtr_commit_patch(&bm->m, record, patch, arg, start_out, &end);

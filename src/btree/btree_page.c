@@ -5,15 +5,19 @@
  * Entry points: btree__apply(), which is also the redo function.   Read first: btree_format.h.
  *
  * Invariants:
- *   I1  Every change of a node is one btree__apply() of an op and payload that is logged as it is: redo makes the same bytes,
- *       because layout depends on nothing but the page before and the payload.
+ *   I1  Every change of a node is one btree__apply() of an op and payload that is logged as it is:
+ *       redo makes the same bytes, because layout depends on nothing but the page before and the
+ *       payload.
  *   I2  used + free_total + slots + head == size;  data_offset <= every entry's and fence's offset.
- *   I3  ghosts and versions count the rows with those flags; hints follow the slots when count >= BTREE_HINT_COUNT_MIN.
- *   I4  Payloads come from the log: nothing in them is believed before it was compared with the page.
+ *   I3  ghosts and versions count the rows with those flags; hints follow the slots when count >=
+ *       BTREE_HINT_COUNT_MIN.
+ *   I4  Payloads come from the log: nothing in them is believed before it was compared with the
+ *       page.
  */
+#include "btree/btree_page.h"
+
 #include "base/error.h"
 #include "base/mem.h"
-#include "btree/btree_page.h"
 
 #define HEAD ((uint32_t)sizeof(struct btree_node))
 #define SLOT ((uint32_t)sizeof(struct btree_slot))
@@ -113,7 +117,8 @@ btree__covers(const uint8_t *page, struct ash_slice key)
     const struct btree_node *n = btree__cnode(page);
     if ((n->flags & BTREE_NODE_LOWER_INFINITE) == 0 && btree__compare(key, btree__lower(page)) <= 0)
         return false;
-    return (n->flags & BTREE_NODE_UPPER_INFINITE) != 0 || btree__compare(key, btree__upper(page)) <= 0;
+    return (n->flags & BTREE_NODE_UPPER_INFINITE) != 0 ||
+           btree__compare(key, btree__upper(page)) <= 0;
 }
 
 uint64_t
@@ -155,7 +160,8 @@ make_hints(uint8_t *page, uint32_t count_before, uint32_t slot)
     if (n->count < BTREE_HINT_COUNT_MIN || PLANTED(81))
         return;
     uint32_t step = n->count / (BTREE_HINTS + 1), i = 0;
-    if (count_before >= BTREE_HINT_COUNT_MIN && count_before / (BTREE_HINTS + 1) == step && slot > 0)
+    if (count_before >= BTREE_HINT_COUNT_MIN && count_before / (BTREE_HINTS + 1) == step &&
+        slot > 0)
         i = (slot - 1) / step;
     if (i > 0)
         i--;
@@ -206,8 +212,9 @@ builder_fences(struct builder *b, struct ash_slice lower, struct ash_slice upper
 
 /* Adds a row whose key without the new prefix is given in two pieces. */
 static void
-builder_row(struct builder *b, const uint8_t *version, const uint8_t *key_a, uint32_t a_size, const uint8_t *key_b, uint32_t b_size,
-            const uint8_t *value, uint32_t value_size, uint8_t flags)
+builder_row(struct builder *b, const uint8_t *version, const uint8_t *key_a, uint32_t a_size,
+            const uint8_t *key_b, uint32_t b_size, const uint8_t *value, uint32_t value_size,
+            uint8_t flags)
 {
     struct btree_node *n = btree__node(b->page);
     uint32_t version_size = version != NULL ? BTREE_VERSION_SIZE : 0;
@@ -224,9 +231,10 @@ builder_row(struct builder *b, const uint8_t *version, const uint8_t *key_a, uin
         memcpy(p + a_size, key_b, b_size);
     if (value_size > 0)
         memcpy(p + a_size + b_size, value, value_size);
-    btree__slots(b->page)[n->count++] = (struct btree_slot){
-        offset, key_head(p, a_size + b_size), (uint16_t)((a_size + b_size) | (uint32_t)flags << BTREE_SLOT_KEY_BITS), (uint16_t)value_size
-    };
+    btree__slots(b->page)[n->count++] =
+        (struct btree_slot){ offset, key_head(p, a_size + b_size),
+                             (uint16_t)((a_size + b_size) | (uint32_t)flags << BTREE_SLOT_KEY_BITS),
+                             (uint16_t)value_size };
     n->ghosts += (flags & BTREE_ROW_DELETED) != 0;
     n->versions += (flags & BTREE_ROW_VERSIONED) != 0;
 }
@@ -241,12 +249,15 @@ builder_keep(struct builder *b, const uint8_t *old, uint32_t from, uint32_t to)
         struct btree_entry e;
         btree__entry(old, i, &e);
         if (has <= had) {
-            builder_row(b, e.version, old_prefix + has, had - has, e.key, e.key_size, e.value, e.value_size, e.flags);
+            builder_row(b, e.version, old_prefix + has, had - has, e.key, e.key_size, e.value,
+                        e.value_size, e.flags);
         } else if (e.key_size < has - had) {
-            b->overflow = true; /* a key outside of the new fences: the payload does not fit this page */
+            b->overflow =
+                true; /* a key outside of the new fences: the payload does not fit this page */
         } else {
             uint32_t cut = has - had;
-            builder_row(b, e.version, NULL, 0, e.key + cut, e.key_size - cut, e.value, e.value_size, e.flags);
+            builder_row(b, e.version, NULL, 0, e.key + cut, e.key_size - cut, e.value, e.value_size,
+                        e.flags);
         }
     }
 }
@@ -290,8 +301,10 @@ static ash_rc
 bad_payload(const uint8_t *page, const char *what)
 {
     const struct page_head *h = (const struct page_head *)(const void *)page;
-    return ash_raise(ASH_CORRUPT, "page %llu of tree %u: a log record does not fit it (%s); the log or the page is damaged",
-                     (unsigned long long)h->page, h->tree, what);
+    return ash_raise(
+        ASH_CORRUPT,
+        "page %llu of tree %u: a log record does not fit it (%s); the log or the page is damaged",
+        (unsigned long long)h->page, h->tree, what);
 }
 
 /* Makes room for an entry; needs btree__free_total() >= bytes + slot_bytes. */
@@ -359,9 +372,10 @@ insert_entry(uint8_t *page, uint32_t size, const struct put *w, uint8_t *scratch
     uint8_t *p = heap_take(page, size, bytes, SLOT, scratch);
     write_entry(p, w);
     open_slot(page, w->slot);
-    btree__slots(page)[w->slot] = (struct btree_slot){ (uint32_t)(p - page), key_head(w->key, w->key_size),
-                                                       (uint16_t)(w->key_size | (uint32_t)w->flags << BTREE_SLOT_KEY_BITS),
-                                                       (uint16_t)w->value_size };
+    btree__slots(page)[w->slot] =
+        (struct btree_slot){ (uint32_t)(p - page), key_head(w->key, w->key_size),
+                             (uint16_t)(w->key_size | (uint32_t)w->flags << BTREE_SLOT_KEY_BITS),
+                             (uint16_t)w->value_size };
     n->ghosts += (w->flags & BTREE_ROW_DELETED) != 0;
     n->versions += (w->flags & BTREE_ROW_VERSIONED) != 0;
     make_hints(page, n->count - 1, w->slot);
@@ -413,7 +427,8 @@ replace_entry(uint8_t *page, uint32_t size, const struct put *w, uint8_t *scratc
 }
 
 static ash_rc
-apply_put(uint8_t *page, uint32_t size, const uint8_t *payload, uint32_t payload_size, uint64_t start, uint8_t *scratch)
+apply_put(uint8_t *page, uint32_t size, const uint8_t *payload, uint32_t payload_size,
+          uint64_t start, uint8_t *scratch)
 {
     struct btree_op_put op;
     uint8_t version[BTREE_VERSION_SIZE];
@@ -421,8 +436,10 @@ apply_put(uint8_t *page, uint32_t size, const uint8_t *payload, uint32_t payload
         return bad_payload(page, "a row put of the wrong size or kind of page");
     memcpy(&op, payload, sizeof(op));
     bool versioned = (op.flags & BTREE_ROW_VERSIONED) != 0, given = versioned && op.writer == 0;
-    uint32_t want = (uint32_t)sizeof(op) + (given ? BTREE_VERSION_SIZE : 0) + op.key_size + op.value_size;
-    if (payload_size != want || op.key_size > BTREE_KEY_LIMIT || (op.flags & ~BTREE_ROW_FLAGS_ALL) != 0)
+    uint32_t want =
+        (uint32_t)sizeof(op) + (given ? BTREE_VERSION_SIZE : 0) + op.key_size + op.value_size;
+    if (payload_size != want || op.key_size > BTREE_KEY_LIMIT ||
+        (op.flags & ~BTREE_ROW_FLAGS_ALL) != 0)
         return bad_payload(page, "a row put of the wrong size");
     struct put w = { op.slot, NULL, NULL, NULL, op.key_size, op.value_size, op.flags };
     const uint8_t *p = payload + sizeof(op);
@@ -503,8 +520,8 @@ edit_add(struct builder *b, const uint8_t *page, const uint8_t *p, uint32_t left
         if (left < bytes || (flags & ~BTREE_ROW_FLAGS_ALL) != 0)
             return bad_payload(page, "an edit with a row that is cut off");
         const uint8_t *entry = p + sizeof(r);
-        builder_row(b, version_size != 0 ? entry : NULL, NULL, 0, entry + version_size, key_size, entry + version_size + key_size,
-                    r.value_size, flags);
+        builder_row(b, version_size != 0 ? entry : NULL, NULL, 0, entry + version_size, key_size,
+                    entry + version_size + key_size, r.value_size, flags);
         p += bytes;
         left -= bytes;
     }
@@ -527,22 +544,26 @@ edit_flags(const uint8_t *page, const struct btree_op_edit *op)
 }
 
 static ash_rc
-apply_edit(uint8_t *page, uint32_t size, const uint8_t *payload, uint32_t payload_size, uint8_t *scratch)
+apply_edit(uint8_t *page, uint32_t size, const uint8_t *payload, uint32_t payload_size,
+           uint8_t *scratch)
 {
     struct btree_op_edit op;
     if (payload_size < sizeof(op))
         return bad_payload(page, "an edit of the wrong size");
     memcpy(&op, payload, sizeof(op));
     uint32_t fences = (uint32_t)op.lower_size + op.upper_size;
-    if (op.keep_from > op.keep_to || op.keep_to > btree__cnode(page)->count || op.lower > BTREE_FENCE_INFINITE ||
-        op.upper > BTREE_FENCE_INFINITE || op.lower_size > BTREE_KEY_LIMIT || op.upper_size > BTREE_KEY_LIMIT ||
+    if (op.keep_from > op.keep_to || op.keep_to > btree__cnode(page)->count ||
+        op.lower > BTREE_FENCE_INFINITE || op.upper > BTREE_FENCE_INFINITE ||
+        op.lower_size > BTREE_KEY_LIMIT || op.upper_size > BTREE_KEY_LIMIT ||
         payload_size - sizeof(op) < fences || op.level > BTREE_LEVEL_MAX)
         return bad_payload(page, "an edit outside of the page");
     const uint8_t *lower_given = payload + sizeof(op), *upper_given = lower_given + op.lower_size;
     const uint8_t *rows = upper_given + op.upper_size;
     uint32_t rows_size = payload_size - (uint32_t)sizeof(op) - fences;
-    struct ash_slice lower = op.lower == BTREE_FENCE_KEEP ? btree__lower(page) : ash_slice(lower_given, op.lower_size);
-    struct ash_slice upper = op.upper == BTREE_FENCE_KEEP ? btree__upper(page) : ash_slice(upper_given, op.upper_size);
+    struct ash_slice lower = op.lower == BTREE_FENCE_KEEP ? btree__lower(page)
+                                                          : ash_slice(lower_given, op.lower_size);
+    struct ash_slice upper = op.upper == BTREE_FENCE_KEEP ? btree__upper(page)
+                                                          : ash_slice(upper_given, op.upper_size);
 
     struct builder b;
     builder_begin(&b, page, size, scratch);
@@ -576,7 +597,8 @@ set_child(uint8_t *page, uint32_t slot, uint64_t word)
 }
 
 static ash_rc
-apply_inner(uint8_t *page, uint32_t size, uint16_t kind, const uint8_t *payload, uint32_t payload_size, uint8_t *scratch)
+apply_inner(uint8_t *page, uint32_t size, uint16_t kind, const uint8_t *payload,
+            uint32_t payload_size, uint8_t *scratch)
 {
     struct btree_op_child op;
     if (payload_size < sizeof(op))
@@ -584,8 +606,9 @@ apply_inner(uint8_t *page, uint32_t size, uint16_t kind, const uint8_t *payload,
     memcpy(&op, payload, sizeof(op));
     uint32_t count = btree__cnode(page)->count;
     bool has_key = kind == BTREE_OP_INNER_SPLIT || kind == BTREE_OP_INNER_MOVE;
-    if (payload_size - sizeof(op) != op.key_size || (op.key_size != 0 && !has_key) || btree__cnode(page)->level == 0 || op.slot > count ||
-        op.key_size > BTREE_KEY_LIMIT || (op.slot == count && (kind == BTREE_OP_INNER_MERGE || kind == BTREE_OP_INNER_MOVE)))
+    if (payload_size - sizeof(op) != op.key_size || (op.key_size != 0 && !has_key) ||
+        btree__cnode(page)->level == 0 || op.slot > count || op.key_size > BTREE_KEY_LIMIT ||
+        (op.slot == count && (kind == BTREE_OP_INNER_MERGE || kind == BTREE_OP_INNER_MOVE)))
         return bad_payload(page, "a child change that does not fit");
     uint8_t word[8];
     put_le64(word, op.left);
@@ -615,15 +638,17 @@ node_sane(const uint8_t *page, uint32_t size)
 {
     const struct btree_node *n = btree__cnode(page);
     uint64_t slots_end = HEAD + (uint64_t)n->count * SLOT;
-    return slots_end <= n->data_offset && n->data_offset <= size && n->used <= size - n->data_offset &&
-           (uint64_t)n->lower_offset + n->lower_size <= size && (uint64_t)n->upper_offset + n->upper_size <= size;
+    return slots_end <= n->data_offset && n->data_offset <= size &&
+           n->used <= size - n->data_offset && (uint64_t)n->lower_offset + n->lower_size <= size &&
+           (uint64_t)n->upper_offset + n->upper_size <= size;
 }
 
 ash_rc
-btree__apply(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, uint32_t payload_size, uint64_t start,
-             uint8_t *scratch)
+btree__apply(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload,
+             uint32_t payload_size, uint64_t start, uint8_t *scratch)
 {
-    if (op == BTREE_OP_NODE_EDIT && btree__cnode(page)->data_offset == 0 && btree__cnode(page)->count == 0)
+    if (op == BTREE_OP_NODE_EDIT && btree__cnode(page)->data_offset == 0 &&
+        btree__cnode(page)->count == 0)
         return apply_edit(page, size, payload, payload_size, scratch); /* fresh from PAGE_INIT */
     if (!node_sane(page, size))
         return bad_payload(page, "its head contradicts itself");
@@ -651,7 +676,8 @@ btree__apply(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, 
 }
 
 ash_rc
-btree__redo(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload, uint32_t payload_size, uint64_t start)
+btree__redo(uint8_t *page, uint32_t size, uint16_t op, const uint8_t *payload,
+            uint32_t payload_size, uint64_t start)
 {
     static _Thread_local uint8_t small[SCRATCH_STATIC] __attribute__((aligned(8)));
     uint8_t *scratch = small;

@@ -4,11 +4,11 @@
  *
  * Here nothing of the page is believed: this is what makes it safe to believe it elsewhere.
  */
-#include <stdio.h>
-
 #include "base/error.h"
 #include "btree/btree.h"
 #include "btree/btree_page.h"
+
+#include <stdio.h>
 
 #define HEAD ((uint32_t)sizeof(struct btree_node))
 #define SLOT ((uint32_t)sizeof(struct btree_slot))
@@ -17,7 +17,8 @@ static ash_rc
 bad(const uint8_t *page, const char *what, uint32_t where)
 {
     const struct page_head *h = (const struct page_head *)(const void *)page;
-    return ash_raise(ASH_CORRUPT, "page %llu of tree %u is damaged: %s (at %u); restore it from a backup",
+    return ash_raise(ASH_CORRUPT,
+                     "page %llu of tree %u is damaged: %s (at %u); restore it from a backup",
                      (unsigned long long)h->page, h->tree, what, where);
 }
 
@@ -31,7 +32,8 @@ check_head(const uint8_t *page, uint32_t size)
         return bad(page, "unknown level or flags", n->flags);
     if (n->reserved != 0 || (n->loading != 0 && n->level == 0))
         return bad(page, "reserved bytes are not zero", 148);
-    if (HEAD + (uint64_t)n->count * SLOT > n->data_offset || n->data_offset > size || n->used > size - n->data_offset)
+    if (HEAD + (uint64_t)n->count * SLOT > n->data_offset || n->data_offset > size ||
+        n->used > size - n->data_offset)
         return bad(page, "slots and heap overlap", n->data_offset);
     if (n->level == 0 ? n->right != 0 : BTREE_CHILD_PAGE(n->right) == PAGE_ID_NONE)
         return bad(page, "its right-most child is wrong", 48);
@@ -42,9 +44,11 @@ static ash_rc
 check_fences(const uint8_t *page, uint32_t size)
 {
     const struct btree_node *n = btree__cnode(page);
-    bool no_lower = (n->flags & BTREE_NODE_LOWER_INFINITE) != 0, no_upper = (n->flags & BTREE_NODE_UPPER_INFINITE) != 0;
-    if (n->lower_size > BTREE_KEY_LIMIT || n->upper_size > BTREE_KEY_LIMIT || n->lower_offset < n->data_offset ||
-        n->upper_offset < n->data_offset || (uint64_t)n->lower_offset + n->lower_size > size ||
+    bool no_lower = (n->flags & BTREE_NODE_LOWER_INFINITE) != 0,
+         no_upper = (n->flags & BTREE_NODE_UPPER_INFINITE) != 0;
+    if (n->lower_size > BTREE_KEY_LIMIT || n->upper_size > BTREE_KEY_LIMIT ||
+        n->lower_offset < n->data_offset || n->upper_offset < n->data_offset ||
+        (uint64_t)n->lower_offset + n->lower_size > size ||
         (uint64_t)n->upper_offset + n->upper_size > size)
         return bad(page, "a fence is outside of the heap", n->lower_offset);
     if ((no_lower && n->lower_size != 0) || (no_upper && n->upper_size != 0))
@@ -55,7 +59,9 @@ check_fences(const uint8_t *page, uint32_t size)
             return bad(page, "its fences are out of order", n->lower_offset);
         prefix = btree__common_prefix(btree__lower(page), btree__upper(page));
     }
-    return prefix == n->prefix_size ? ASH_OK : bad(page, "its prefix is not what its fences share", n->prefix_size);
+    return prefix == n->prefix_size
+               ? ASH_OK
+               : bad(page, "its prefix is not what its fences share", n->prefix_size);
 }
 
 static ash_rc
@@ -69,7 +75,8 @@ check_slot(const uint8_t *page, uint32_t size, uint32_t i, uint64_t *bytes)
         return bad(page, "an entry is outside of the heap", i);
     if (key_size + n->prefix_size > BTREE_KEY_LIMIT)
         return bad(page, "a key is too long", i);
-    if (n->level > 0 && (flags != 0 || s->value_size != BTREE_CHILD_SIZE || BTREE_CHILD_PAGE(btree__child(page, i)) == PAGE_ID_NONE))
+    if (n->level > 0 && (flags != 0 || s->value_size != BTREE_CHILD_SIZE ||
+                         BTREE_CHILD_PAGE(btree__child(page, i)) == PAGE_ID_NONE))
         return bad(page, "a slot of an inner page holds no child", i);
     if ((flags & ~(uint32_t)BTREE_ROW_FLAGS_ALL) != 0)
         return bad(page, "unknown row flags", i);
@@ -82,7 +89,8 @@ check_slot(const uint8_t *page, uint32_t size, uint32_t i, uint64_t *bytes)
         if (e.value_size < sizeof(l))
             return bad(page, "a large value's description is cut off", i);
         memcpy(&l, e.value, sizeof(l));
-        if (l.count > BTREE_LARGE_PAGES_MAX || e.value_size != sizeof(l) + 8 * (size_t)l.count || l.size > ASH_VALUE_SIZE_MAX)
+        if (l.count > BTREE_LARGE_PAGES_MAX || e.value_size != sizeof(l) + 8 * (size_t)l.count ||
+            l.size > ASH_VALUE_SIZE_MAX)
             return bad(page, "a large value's description contradicts itself", i);
     }
     uint8_t head[4] = { 0, 0, 0, 0 };
@@ -145,7 +153,9 @@ btree_page_check(const uint8_t *page, uint32_t size)
         return ash_raise(ASH_CORRUPT, "a page of %u bytes is no B+tree page", size);
     if (n->page.type == PAGE_TYPE_VALUE) {
         const struct btree_value_page *v = (const void *)page;
-        return v->size <= size - sizeof(*v) && v->index < BTREE_LARGE_PAGES_MAX ? ASH_OK : bad(page, "its value is too long", v->size);
+        return v->size <= size - sizeof(*v) && v->index < BTREE_LARGE_PAGES_MAX
+                   ? ASH_OK
+                   : bad(page, "its value is too long", v->size);
     }
     ash_rc rc = check_head(page, size);
     if (rc == ASH_OK)
@@ -189,7 +199,8 @@ show_bytes(char *out, size_t room, const uint8_t *data, size_t size)
 }
 
 static void
-print_slot(const uint8_t *page, uint32_t size, uint32_t i, void (*line)(void *arg, const char *text), void *arg)
+print_slot(const uint8_t *page, uint32_t size, uint32_t i,
+           void (*line)(void *arg, const char *text), void *arg)
 {
     char key[160], text[320];
     struct btree_entry e;
@@ -197,38 +208,48 @@ print_slot(const uint8_t *page, uint32_t size, uint32_t i, void (*line)(void *ar
     show_bytes(key, sizeof(key), e.key, e.key_size);
     if (btree__cnode(page)->level > 0) {
         uint64_t word = btree__opt_child(page, size, i);
-        snprintf(text, sizeof(text), "  %4u  <= %s  -> page %llu, about %llu rows", i, key, (unsigned long long)BTREE_CHILD_PAGE(word),
+        snprintf(text, sizeof(text), "  %4u  <= %s  -> page %llu, about %llu rows", i, key,
+                 (unsigned long long)BTREE_CHILD_PAGE(word),
                  (unsigned long long)btree__rows_decode(word));
     } else if (e.version != NULL) {
-        snprintf(text, sizeof(text), "  %4u  %s  %u bytes%s%s  writer %llu undo %llu", i, key, e.value_size,
-                 (e.flags & BTREE_ROW_DELETED) != 0 ? " deleted" : "", (e.flags & BTREE_ROW_LARGE) != 0 ? " large" : "",
-                 (unsigned long long)get_le64(e.version), (unsigned long long)get_le64(e.version + 8));
+        snprintf(text, sizeof(text), "  %4u  %s  %u bytes%s%s  writer %llu undo %llu", i, key,
+                 e.value_size, (e.flags & BTREE_ROW_DELETED) != 0 ? " deleted" : "",
+                 (e.flags & BTREE_ROW_LARGE) != 0 ? " large" : "",
+                 (unsigned long long)get_le64(e.version),
+                 (unsigned long long)get_le64(e.version + 8));
     } else {
-        snprintf(text, sizeof(text), "  %4u  %s  %u bytes%s%s", i, key, e.value_size, (e.flags & BTREE_ROW_DELETED) != 0 ? " deleted" : "",
+        snprintf(text, sizeof(text), "  %4u  %s  %u bytes%s%s", i, key, e.value_size,
+                 (e.flags & BTREE_ROW_DELETED) != 0 ? " deleted" : "",
                  (e.flags & BTREE_ROW_LARGE) != 0 ? " large" : "");
     }
     line(arg, text);
 }
 
 void
-btree_page_print(const uint8_t *page, uint32_t size, void (*line)(void *arg, const char *text), void *arg)
+btree_page_print(const uint8_t *page, uint32_t size, void (*line)(void *arg, const char *text),
+                 void *arg)
 {
     const struct btree_node *n = btree__cnode(page);
     char text[400], lower[160], upper[160];
     struct ash_slice l = btree__opt_lower(page, size), u = btree__opt_upper(page, size);
     show_bytes(lower, sizeof(lower), l.data, l.size);
     show_bytes(upper, sizeof(upper), u.data, u.size);
-    snprintf(text, sizeof(text), "level %u, %u slots, %u deleted, %u versioned, prefix %u, heap from %u, %u used, flags %u", n->level,
-             n->count, n->ghosts, n->versions, n->prefix_size, n->data_offset, n->used, n->flags);
+    snprintf(
+        text, sizeof(text),
+        "level %u, %u slots, %u deleted, %u versioned, prefix %u, heap from %u, %u used, flags %u",
+        n->level, n->count, n->ghosts, n->versions, n->prefix_size, n->data_offset, n->used,
+        n->flags);
     line(arg, text);
-    snprintf(text, sizeof(text), "fences: %s < key <= %s", (n->flags & BTREE_NODE_LOWER_INFINITE) != 0 ? "(none)" : lower,
+    snprintf(text, sizeof(text), "fences: %s < key <= %s",
+             (n->flags & BTREE_NODE_LOWER_INFINITE) != 0 ? "(none)" : lower,
              (n->flags & BTREE_NODE_UPPER_INFINITE) != 0 ? "(none)" : upper);
     line(arg, text);
     uint32_t max = (size - HEAD) / SLOT, count = n->count < max ? n->count : max;
     for (uint32_t i = 0; i < count; i++)
         print_slot(page, size, i, line, arg);
     if (n->level > 0) {
-        snprintf(text, sizeof(text), "  rest  -> page %llu, about %llu rows", (unsigned long long)BTREE_CHILD_PAGE(n->right),
+        snprintf(text, sizeof(text), "  rest  -> page %llu, about %llu rows",
+                 (unsigned long long)BTREE_CHILD_PAGE(n->right),
                  (unsigned long long)btree__rows_decode(n->right));
         line(arg, text);
     }

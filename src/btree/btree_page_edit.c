@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_page_edit.c - prepares structure changes: payloads of NODE_EDIT, split points, separators.  Changes no page.
+ * btree_page_edit.c - prepares structure changes: payloads of NODE_EDIT, split points, separators.
+ * Changes no page.
  */
 #include "base/error.h"
 #include "base/mem.h"
@@ -34,8 +35,8 @@ edit_put(struct btree_edit *e, const void *data, size_t size)
 }
 
 ash_rc
-btree__edit_begin(struct btree_edit *e, const uint8_t *target, const struct btree_fence *lower, const struct btree_fence *upper,
-                  uint8_t level, uint64_t right, uint32_t capacity)
+btree__edit_begin(struct btree_edit *e, const uint8_t *target, const struct btree_fence *lower,
+                  const struct btree_fence *upper, uint8_t level, uint64_t right, uint32_t capacity)
 {
     *e = (struct btree_edit){ .capacity = 0 };
     e->op.right = right;
@@ -46,7 +47,8 @@ btree__edit_begin(struct btree_edit *e, const uint8_t *target, const struct btre
         e->op.lower_size = (uint16_t)lower->key.size;
     if (upper->mode == BTREE_FENCE_GIVEN)
         e->op.upper_size = (uint16_t)upper->key.size;
-    ash_rc rc = edit_grow(e, capacity + (uint32_t)sizeof(e->op) + e->op.lower_size + e->op.upper_size);
+    ash_rc rc =
+        edit_grow(e, capacity + (uint32_t)sizeof(e->op) + e->op.lower_size + e->op.upper_size);
     if (rc != ASH_OK)
         return rc;
     edit_put(e, &e->op, sizeof(e->op));
@@ -54,11 +56,14 @@ btree__edit_begin(struct btree_edit *e, const uint8_t *target, const struct btre
     edit_put(e, upper->key.data, e->op.upper_size);
 
     uint8_t flags = target != NULL ? btree__cnode(target)->flags : 0;
-    bool no_lower = lower->mode == BTREE_FENCE_INFINITE || (lower->mode == BTREE_FENCE_KEEP && (flags & BTREE_NODE_LOWER_INFINITE) != 0);
-    bool no_upper = upper->mode == BTREE_FENCE_INFINITE || (upper->mode == BTREE_FENCE_KEEP && (flags & BTREE_NODE_UPPER_INFINITE) != 0);
+    bool no_lower = lower->mode == BTREE_FENCE_INFINITE ||
+                    (lower->mode == BTREE_FENCE_KEEP && (flags & BTREE_NODE_LOWER_INFINITE) != 0);
+    bool no_upper = upper->mode == BTREE_FENCE_INFINITE ||
+                    (upper->mode == BTREE_FENCE_KEEP && (flags & BTREE_NODE_UPPER_INFINITE) != 0);
     if (!no_lower && !no_upper)
-        e->prefix_size = (uint16_t)btree__common_prefix(lower->mode == BTREE_FENCE_KEEP ? btree__lower(target) : lower->key,
-                                                        upper->mode == BTREE_FENCE_KEEP ? btree__upper(target) : upper->key);
+        e->prefix_size = (uint16_t)btree__common_prefix(
+            lower->mode == BTREE_FENCE_KEEP ? btree__lower(target) : lower->key,
+            upper->mode == BTREE_FENCE_KEEP ? btree__upper(target) : upper->key);
     return ASH_OK;
 }
 
@@ -71,7 +76,9 @@ btree__edit_rows(struct btree_edit *e, const uint8_t *page, uint32_t from, uint3
         btree__entry(page, i, &r);
         uint32_t key_size = btree__key(page, i, key) - e->prefix_size;
         uint32_t version_size = r.version != NULL ? BTREE_VERSION_SIZE : 0;
-        struct btree_op_row head = { (uint16_t)(key_size | (uint32_t)r.flags << BTREE_SLOT_KEY_BITS), r.value_size };
+        struct btree_op_row head = {
+            (uint16_t)(key_size | (uint32_t)r.flags << BTREE_SLOT_KEY_BITS), r.value_size
+        };
         ash_rc rc = edit_grow(e, (uint32_t)sizeof(head) + version_size + key_size + r.value_size);
         if (rc != ASH_OK)
             return rc;
@@ -85,10 +92,12 @@ btree__edit_rows(struct btree_edit *e, const uint8_t *page, uint32_t from, uint3
 }
 
 ash_rc
-btree__edit_row(struct btree_edit *e, struct ash_slice key, uint8_t flags, const void *value, uint32_t value_size)
+btree__edit_row(struct btree_edit *e, struct ash_slice key, uint8_t flags, const void *value,
+                uint32_t value_size)
 {
     uint32_t key_size = (uint32_t)key.size - e->prefix_size;
-    struct btree_op_row head = { (uint16_t)(key_size | (uint32_t)flags << BTREE_SLOT_KEY_BITS), (uint16_t)value_size };
+    struct btree_op_row head = { (uint16_t)(key_size | (uint32_t)flags << BTREE_SLOT_KEY_BITS),
+                                 (uint16_t)value_size };
     ash_rc rc = edit_grow(e, (uint32_t)sizeof(head) + key_size + value_size);
     if (rc != ASH_OK)
         return rc;
@@ -119,7 +128,8 @@ btree__separator(struct ash_slice a, struct ash_slice b, uint8_t *out)
     const uint8_t *x = a.data, *y = b.data;
     uint32_t p = btree__common_prefix(a, b), n = p + 1;
     if (n < a.size && (n < b.size || PLANTED(83) || x[p] + 1 < y[p])) {
-        /* b cut after the first byte that differs is above a, and below b when b goes on; else there may be a byte between. */
+        /* b cut after the first byte that differs is above a, and below b when b goes on; else
+         * there may be a byte between. */
         memcpy(out, y, n);
         if (n == b.size)
             out[p] = (uint8_t)(x[p] + 1);
@@ -168,7 +178,8 @@ virtual_key(const struct virtual_rows *v, uint32_t i, uint8_t *buf)
 static uint32_t
 virtual_size(const struct virtual_rows *v, uint32_t i)
 {
-    return SLOT + (i == v->pos ? v->entry_size : btree__entry_size(v->page, i < v->pos ? i : i - 1));
+    return SLOT +
+           (i == v->pos ? v->entry_size : btree__entry_size(v->page, i < v->pos ? i : i - 1));
 }
 
 /* The boundary (rows below it go left) nearest to half of the bytes. */
@@ -181,7 +192,8 @@ middle_boundary(const struct virtual_rows *v, uint32_t rows)
     uint32_t b = 0;
     while (b + 1 < rows) {
         uint64_t next = left + virtual_size(v, b);
-        if (b > 0 && (next > total - next ? next - (total - next) : 0) > (total - left > left ? total - left - left : 0))
+        if (b > 0 && (next > total - next ? next - (total - next) : 0) >
+                         (total - left > left ? total - left - left : 0))
             break;
         left = next;
         b++;
@@ -197,7 +209,8 @@ boundary_separator(const struct virtual_rows *v, uint32_t boundary, uint8_t *out
     return out == NULL ? separator_size(x, y) : btree__separator(x, y, out);
 }
 
-/* Do both halves and their fences fit a page each?  Left and right, keys lose what their new fences share. */
+/* Do both halves and their fences fit a page each?  Left and right, keys lose what their new fences
+ * share. */
 static bool
 boundary_fits(const struct virtual_rows *v, uint32_t size, uint32_t rows, uint32_t boundary)
 {
@@ -207,18 +220,24 @@ boundary_fits(const struct virtual_rows *v, uint32_t size, uint32_t rows, uint32
     uint64_t left = HEAD + n->lower_size + s.size, right = HEAD + n->upper_size + s.size, cut;
     for (uint32_t i = 0; i < rows; i++)
         *(i < boundary ? &left : &right) += virtual_size(v, i);
-    cut = (n->flags & BTREE_NODE_LOWER_INFINITE) != 0 ? 0 : btree__common_prefix(btree__lower(v->page), s) - n->prefix_size;
+    cut = (n->flags & BTREE_NODE_LOWER_INFINITE) != 0
+              ? 0
+              : btree__common_prefix(btree__lower(v->page), s) - n->prefix_size;
     left -= cut * boundary;
-    cut = (n->flags & BTREE_NODE_UPPER_INFINITE) != 0 ? 0 : btree__common_prefix(s, btree__upper(v->page)) - n->prefix_size;
+    cut = (n->flags & BTREE_NODE_UPPER_INFINITE) != 0
+              ? 0
+              : btree__common_prefix(s, btree__upper(v->page)) - n->prefix_size;
     right -= cut * (rows - boundary);
     return left <= size && right <= size;
 }
 
-/* Looks near the middle for a shorter separator: it is stored in the parent and as a fence twice. */
+/* Looks near the middle for a shorter separator: it is stored in the parent and as a fence twice.
+ * */
 static uint32_t
 best_boundary(const struct virtual_rows *v, uint32_t rows, uint32_t middle)
 {
-    uint32_t window = rows / 8 < 32 ? rows / 8 : 32, best = middle, best_size = boundary_separator(v, middle, NULL);
+    uint32_t window = rows / 8 < 32 ? rows / 8 : 32, best = middle,
+             best_size = boundary_separator(v, middle, NULL);
     for (uint32_t d = 1; d <= window; d++) {
         for (int side = -1; side <= 1; side += 2) {
             int64_t at = (int64_t)middle + side * (int64_t)d;
@@ -234,8 +253,9 @@ best_boundary(const struct virtual_rows *v, uint32_t rows, uint32_t middle)
     return best;
 }
 
-/* Rows that are there, nothing new.  The first row alone always leaves both sides room: the separator is not longer than its key, of which
- * the right page is rid, and what the page had cut from it is not longer than the lower fence, of which it is rid, too. */
+/* Rows that are there, nothing new.  The first row alone always leaves both sides room: the
+ * separator is not longer than its key, of which the right page is rid, and what the page had cut
+ * from it is not longer than the lower fence, of which it is rid, too. */
 static void
 split_existing(struct virtual_rows *v, uint32_t size, struct btree_split *out)
 {
@@ -250,8 +270,8 @@ split_existing(struct virtual_rows *v, uint32_t size, struct btree_split *out)
 }
 
 void
-btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key, uint32_t entry_size, bool append,
-                  struct btree_split *out)
+btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key,
+                  uint32_t entry_size, bool append, struct btree_split *out)
 {
     uint32_t count = btree__cnode(page)->count;
     struct virtual_rows v = { page, pos, entry_size, key };
@@ -290,8 +310,10 @@ btree__split_inner(const uint8_t *page, bool append, struct btree_split *out)
     }
     /* The key at `slot` moves up: prefer a short one near the middle. */
     uint32_t window = count / 8, best = slot;
-    for (uint32_t i = slot - (window < slot ? window : slot); i <= slot + window && i < count; i++) {
-        if ((btree__cslots(page)[i].key & BTREE_SLOT_KEY_MASK) < (btree__cslots(page)[best].key & BTREE_SLOT_KEY_MASK))
+    for (uint32_t i = slot - (window < slot ? window : slot); i <= slot + window && i < count;
+         i++) {
+        if ((btree__cslots(page)[i].key & BTREE_SLOT_KEY_MASK) <
+            (btree__cslots(page)[best].key & BTREE_SLOT_KEY_MASK))
             best = i;
     }
     out->slot = best;

@@ -2,22 +2,30 @@
  *
  * btree_page_search.c - reading a page that others may be changing.
  *
- * Why this is safe although it races: every caller holds an optimistic guard (buffer.h, R1).  The frame is always mapped; whatever is read here may
- * be a mix of old and new bytes, so (1) every count, offset and size is clamped to the page before it is followed, (2) every loop is bounded by
- * the clamped count, and (3) nothing leaves the caller before buf_opt_valid() found that no writer held the latch since the guard began.
- * Accesses are plain loads through packed words: the compiler may tear or repeat them, which (1) and (3) allow for because each value is
- * read once into a local and clamped there.  Thread sanitizer is told with ASH_NO_TSAN; nothing here calls memcpy or memcmp, which it
- * intercepts.
+ * Why this is safe although it races: every caller holds an optimistic guard (buffer.h, R1).  The
+ * frame is always mapped; whatever is read here may be a mix of old and new bytes, so (1) every
+ * count, offset and size is clamped to the page before it is followed, (2) every loop is bounded by
+ * the clamped count, and (3) nothing leaves the caller before buf_opt_valid() found that no writer
+ * held the latch since the guard began. Accesses are plain loads through packed words: the compiler
+ * may tear or repeat them, which (1) and (3) allow for because each value is read once into a local
+ * and clamped there.  Thread sanitizer is told with ASH_NO_TSAN; nothing here calls memcpy or
+ * memcmp, which it intercepts.
  */
 #include "btree/btree_page.h"
 
-struct __attribute__((packed, may_alias)) word8 { uint64_t v; };
-struct __attribute__((packed, may_alias)) word4 { uint32_t v; };
-struct __attribute__((packed, may_alias)) word2 { uint16_t v; };
+struct __attribute__((packed, may_alias)) word8 {
+    uint64_t v;
+};
+struct __attribute__((packed, may_alias)) word4 {
+    uint32_t v;
+};
+struct __attribute__((packed, may_alias)) word2 {
+    uint16_t v;
+};
 
-#define LOAD8(p) (((const struct word8 *)(const void *)(p))->v)
-#define LOAD4(p) (((const struct word4 *)(const void *)(p))->v)
-#define LOAD2(p) (((const struct word2 *)(const void *)(p))->v)
+#define LOAD8(p)     (((const struct word8 *)(const void *)(p))->v)
+#define LOAD4(p)     (((const struct word4 *)(const void *)(p))->v)
+#define LOAD2(p)     (((const struct word2 *)(const void *)(p))->v)
 #define STORE8(p, x) (((struct word8 *)(void *)(p))->v = (x))
 /* One load into a local: the clamped copy must be the one that is used. */
 #define ONCE(lvalue) (*(const volatile __typeof__(lvalue) *)&(lvalue))
@@ -90,12 +98,13 @@ use_hints(const struct btree_node *n, uint32_t head, uint32_t count, uint32_t *l
 
 /* Among slots whose heads equal `head`, from `lo` on: the first with a key >= the tail. */
 ASH_NO_TSAN static uint32_t
-search_equal_heads(const uint8_t *page, uint32_t size, uint32_t lo, uint32_t count, uint32_t head, const uint8_t *tail,
-                   uint32_t tail_size, bool *exact_out)
+search_equal_heads(const uint8_t *page, uint32_t size, uint32_t lo, uint32_t count, uint32_t head,
+                   const uint8_t *tail, uint32_t tail_size, bool *exact_out)
 {
     const struct btree_slot *slots = btree__cslots(page);
     uint32_t hi = count;
-    bool first = true; /* nearly always heads differ from slot to slot: look at the next one before halving */
+    /* nearly always heads differ from slot to slot: look at the next one before halving */
+    bool first = true;
     while (lo < hi) {
         uint32_t mid = first ? lo : lo + (hi - lo) / 2;
         uint32_t h = ONCE(slots[mid].head);
@@ -121,13 +130,15 @@ search_equal_heads(const uint8_t *page, uint32_t size, uint32_t lo, uint32_t cou
 }
 
 ASH_NO_TSAN uint32_t
-btree__lower_bound(const uint8_t *page, uint32_t size, const uint8_t *key, uint32_t key_size, bool *exact_out)
+btree__lower_bound(const uint8_t *page, uint32_t size, const uint8_t *key, uint32_t key_size,
+                   bool *exact_out)
 {
     const struct btree_node *n = btree__cnode(page);
     const struct btree_slot *slots = btree__cslots(page);
     uint32_t count = clamped_count(n, size);
     uint32_t prefix = ONCE(n->prefix_size);
-    prefix = prefix < key_size ? prefix : key_size; /* a valid page that covers the key has prefix <= key_size */
+    /* a valid page that covers the key has prefix <= key_size */
+    prefix = prefix < key_size ? prefix : key_size;
     const uint8_t *tail = key + prefix;
     uint32_t tail_size = key_size - prefix, head = key_head(tail, tail_size);
     uint32_t lo = 0, hi = count;
@@ -178,7 +189,8 @@ btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot)
 }
 
 ASH_NO_TSAN uint64_t
-btree__find_child(const uint8_t *page, uint32_t size, const uint8_t *key, uint32_t key_size, uint32_t *slot_out)
+btree__find_child(const uint8_t *page, uint32_t size, const uint8_t *key, uint32_t key_size,
+                  uint32_t *slot_out)
 {
     bool exact;
     uint32_t slot = btree__lower_bound(page, size, key, key_size, &exact);
@@ -208,17 +220,17 @@ btree__opt_entry(const uint8_t *page, uint32_t size, uint32_t slot, struct btree
 }
 
 #if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define COPY_BY_BYTES
-#endif
+    #if __has_feature(thread_sanitizer)
+        #define COPY_BY_BYTES
+    #endif
 #elif defined(__SANITIZE_THREAD__)
-#define COPY_BY_BYTES
+    #define COPY_BY_BYTES
 #endif
 
 #ifdef COPY_BY_BYTES /* memcpy is intercepted even where instrumentation is off */
-#if !defined(__clang__)
+    #if !defined(__clang__)
 __attribute__((optimize("no-tree-loop-distribute-patterns")))
-#endif
+    #endif
 ASH_NO_TSAN void
 btree__opt_copy(uint8_t *to, const uint8_t *from, uint32_t size)
 {

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_put.c - putting a row into an exclusively latched leaf: does it fit, what must go first, the change itself.
+ * btree_put.c - putting a row into an exclusively latched leaf: does it fit, what must go first,
+ * the change itself.
  *
- * Used by writers and by undo, so that both make room in the same way: rows that no snapshot needs lose their version heads, ghosts that
- * nobody can see go (one purge change before the put, in the same mini-transaction), and only then is the leaf split.
+ * Used by writers and by undo, so that both make room in the same way: rows that no snapshot needs
+ * lose their version heads, ghosts that nobody can see go (one purge change before the put, in the
+ * same mini-transaction), and only then is the leaf split.
  */
 #include "btree/btree_int.h"
 
 uint32_t
-btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t except, uint8_t *list, uint32_t *count_out,
-                  uint32_t *removed_below_out)
+btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t except, uint8_t *list,
+                  uint32_t *count_out, uint32_t *removed_below_out)
 {
     const struct btree_node *n = btree__cnode(page);
     const struct btree_slot *slots = btree__cslots(page);
@@ -25,7 +27,8 @@ btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t except, 
             continue;
         bool gone = (flags & BTREE_ROW_DELETED) != 0;
         put_le32(list + 4 * (size_t)count++, i << 1 | gone);
-        gain += gone ? btree__entry_size(page, i) + (uint32_t)sizeof(struct btree_slot) : BTREE_VERSION_SIZE;
+        gain += gone ? btree__entry_size(page, i) + (uint32_t)sizeof(struct btree_slot)
+                     : BTREE_VERSION_SIZE;
         if (gone && i < except)
             ++*removed_below_out;
     }
@@ -34,10 +37,12 @@ btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t except, 
 }
 
 bool
-btree__put_plan(const struct btree *bt, const struct buf_page *leaf, const struct btree_put *put, struct btree_put_plan *plan)
+btree__put_plan(const struct btree *bt, const struct buf_page *leaf, const struct btree_put *put,
+                struct btree_put_plan *plan)
 {
     const struct btree_node *n = btree__cnode(leaf->data);
-    plan->slot = btree__lower_bound(leaf->data, leaf->size, put->key.size > 0 ? put->key.data : "", (uint32_t)put->key.size, &plan->exact);
+    plan->slot = btree__lower_bound(leaf->data, leaf->size, put->key.size > 0 ? put->key.data : "",
+                                    (uint32_t)put->key.size, &plan->exact);
     plan->purge_count = plan->purge_gain = 0;
     plan->need = (uint32_t)put->key.size - n->prefix_size + (uint32_t)put->value.size +
                  ((put->flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE : 0);
@@ -53,7 +58,8 @@ btree__put_plan(const struct btree *bt, const struct buf_page *leaf, const struc
     uint32_t removed_below;
     /* A new row's slot is where a ghost may stand that goes: rows below it shift it. */
     uint32_t except = plan->exact ? plan->slot : UINT32_MAX;
-    plan->purge_gain = btree__purge_list(bt, leaf->data, except, plan->purge, &plan->purge_count, &removed_below);
+    plan->purge_gain =
+        btree__purge_list(bt, leaf->data, except, plan->purge, &plan->purge_count, &removed_below);
     if (want > room + plan->purge_gain)
         return false;
     if (plan->exact) {
@@ -72,13 +78,13 @@ btree__put_plan(const struct btree *bt, const struct buf_page *leaf, const struc
 uint32_t
 btree__put_bytes(const struct btree_put *put, const struct btree_put_plan *plan)
 {
-    return 4 * plan->purge_count + 8 + (uint32_t)sizeof(struct btree_op_put) + BTREE_VERSION_SIZE + (uint32_t)put->key.size +
-           (uint32_t)put->value.size + 8;
+    return 4 * plan->purge_count + 8 + (uint32_t)sizeof(struct btree_op_put) + BTREE_VERSION_SIZE +
+           (uint32_t)put->key.size + (uint32_t)put->value.size + 8;
 }
 
 void
-btree__put_payload(const struct buf_page *leaf, const struct btree_put *put, const struct btree_put_plan *plan, uint8_t *payload,
-                   uint32_t *size_out)
+btree__put_payload(const struct buf_page *leaf, const struct btree_put *put,
+                   const struct btree_put_plan *plan, uint8_t *payload, uint32_t *size_out)
 {
     uint32_t prefix = btree__cnode(leaf->data)->prefix_size;
     struct btree_op_put op = {
@@ -105,8 +111,9 @@ btree__put_payload(const struct buf_page *leaf, const struct btree_put *put, con
 }
 
 void
-btree__put_apply(struct btree_mtr *bm, struct buf_page *leaf, const struct btree_put *put, const struct btree_put_plan *plan,
-                 const uint8_t *payload, uint32_t size, uint8_t **patch_out)
+btree__put_apply(struct btree_mtr *bm, struct buf_page *leaf, const struct btree_put *put,
+                 const struct btree_put_plan *plan, const uint8_t *payload, uint32_t size,
+                 uint8_t **patch_out)
 {
     if (plan->purge_count > 0)
         btree__mtr_change(bm, leaf, BTREE_OP_LEAF_PURGE, plan->purge, 4 * plan->purge_count);

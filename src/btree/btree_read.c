@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_read.c - reading rows: copied out of the leaf without a latch, then brought to the version that the transaction sees.
+ * btree_read.c - reading rows: copied out of the leaf without a latch, then brought to the version
+ * that the transaction sees.
  *
- * The usual row carries no version head: its copy is the answer and src/txn is not asked.  Otherwise the chain of before-images in the
- * log is followed, with no latch and no guard held; the transaction's snapshot keeps that log from going away.  Readers change no page.
+ * The usual row carries no version head: its copy is the answer and src/txn is not asked.
+ * Otherwise the chain of before-images in the log is followed, with no latch and no guard held; the
+ * transaction's snapshot keeps that log from going away.  Readers change no page.
  */
 #include "btree/btree_int.h"
 
 ash_rc
-btree__copy_row(const struct buf_page *leaf, uint32_t slot, struct btree_image *image_out, struct btree_buf *value)
+btree__copy_row(const struct buf_page *leaf, uint32_t slot, struct btree_image *image_out,
+                struct btree_buf *value)
 {
     struct btree_entry e;
     btree__opt_entry(leaf->data, leaf->size, slot, &e);
@@ -33,10 +36,11 @@ absent(void)
     return ash_answer(ASH_NOT_FOUND, "No row has this key.");
 }
 
-/* Takes the version before out of the log.  The undo part says which row it belongs to: a wrong pointer must not yield another row. */
+/* Takes the version before out of the log.  The undo part says which row it belongs to: a wrong
+ * pointer must not yield another row. */
 static ash_rc
-step_back(const struct btree *bt, struct ash_slice key, struct txn_buffer *buf, struct btree_image *image, struct btree_buf *value,
-          uint32_t base)
+step_back(const struct btree *bt, struct ash_slice key, struct txn_buffer *buf,
+          struct btree_image *image, struct btree_buf *value, uint32_t base)
 {
     struct txn_undo u;
     ash_rc rc = txn_read_undo(bt->env->txn, image->undo, buf, &u);
@@ -44,10 +48,13 @@ step_back(const struct btree *bt, struct ash_slice key, struct txn_buffer *buf, 
         return rc;
     uint32_t size = u.head->row_size;
     bool versioned = (u.head->row_flags & BTREE_ROW_VERSIONED) != 0;
-    if (u.head->tree != bt->tree || u.head->key_size != key.size || (key.size > 0 && memcmp(u.key, key.data, key.size) != 0) ||
+    if (u.head->tree != bt->tree || u.head->key_size != key.size ||
+        (key.size > 0 && memcmp(u.key, key.data, key.size) != 0) ||
         (versioned && size < BTREE_VERSION_SIZE) || (u.head->row_flags & ~BTREE_ROW_FLAGS_ALL) != 0)
-        return ash_raise(ASH_CORRUPT, "tree %u: a row's version at log position %llu belongs to another row; run a verification", bt->tree,
-                         (unsigned long long)image->undo);
+        return ash_raise(
+            ASH_CORRUPT,
+            "tree %u: a row's version at log position %llu belongs to another row; run a verification",
+            bt->tree, (unsigned long long)image->undo);
     value->size = base;
     if (u.head->kind == TXN_UNDO_INSERT) {
         image->flags = BTREE_ROW_DELETED;
@@ -76,20 +83,23 @@ replace_by_large(const struct btree *bt, struct btree_buf *value, uint32_t base)
     uint8_t description[sizeof(struct btree_large) + 8 * BTREE_LARGE_PAGES_MAX];
     uint32_t size = value->size - base;
     if (size > sizeof(description))
-        return ash_raise(ASH_CORRUPT, "tree %u: a row describes its large value wrongly; run a verification", bt->tree);
+        return ash_raise(ASH_CORRUPT,
+                         "tree %u: a row describes its large value wrongly; run a verification",
+                         bt->tree);
     memcpy(description, value->data + base, size);
     value->size = base;
     return btree__large_read(bt, description, size, value);
 }
 
 ash_rc
-btree__resolve(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree_image *image, struct btree_buf *value,
-               uint32_t base)
+btree__resolve(const struct btree *bt, struct txn *t, struct ash_slice key,
+               struct btree_image *image, struct btree_buf *value, uint32_t base)
 {
     struct txn_buffer buf = { NULL, 0 };
     uint64_t own = atomic_load_explicit(&t->id, memory_order_relaxed);
     ash_rc rc = ASH_OK;
-    while (rc == ASH_OK && (image->flags & BTREE_ROW_VERSIONED) != 0 && image->writer != own && !txn_sees(t, image->writer))
+    while (rc == ASH_OK && (image->flags & BTREE_ROW_VERSIONED) != 0 && image->writer != own &&
+           !txn_sees(t, image->writer))
         rc = step_back(bt, key, &buf, image, value, base);
     mem_free(MEM_TXN, buf.data);
     if (rc == ASH_OK && (image->flags & BTREE_ROW_DELETED) != 0)
@@ -112,8 +122,9 @@ get_append(const struct btree *bt, struct txn *t, struct ash_slice key, struct b
         ash_rc rc = btree__descend(bt, key, 0, &path);
         if (ASH_UNLIKELY(rc != ASH_OK))
             return rc;
-        uint32_t slot =
-            btree__lower_bound(path.node.data, path.node.size, key.size > 0 ? key.data : "", (uint32_t)key.size, &exact);
+        uint32_t slot = btree__lower_bound(path.node.data, path.node.size,
+                                           key.size > 0 ? key.data : "", (uint32_t)key.size,
+                                           &exact);
         if (exact)
             rc = btree__copy_row(&path.node, slot, &image, value);
         if (ASH_LIKELY(rc == ASH_OK && buf_opt_valid(bt->env->pool, &path.node))) {
@@ -140,15 +151,20 @@ check_key(const struct btree *bt, struct ash_slice key)
 {
     if (ASH_LIKELY(key.size <= BTREE_KEY_MAX))
         return ASH_OK;
-    return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)", key.size, bt->tree, (unsigned)BTREE_KEY_MAX);
+    return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)", key.size,
+                     bt->tree, (unsigned)BTREE_KEY_MAX);
 }
 
-/* When a snapshot is given up, what it needs may go: whatever was found since then may be from another time.  The mark comes before the
- * first such change, and a page's change before the word that we validated: so a look now is late enough. */
+/* When a snapshot is given up, what it needs may go: whatever was found since then may be from
+ * another time.  The mark comes before the first such change, and a page's change before the word
+ * that we validated: so a look now is late enough. */
 static ash_rc
 given_up(const struct btree *bt)
 {
-    return ash_raise(ASH_SNAPSHOT_TOO_OLD, "tree %u: the versions that this snapshot needs are gone; begin a new transaction", bt->tree);
+    return ash_raise(
+        ASH_SNAPSHOT_TOO_OLD,
+        "tree %u: the versions that this snapshot needs are gone; begin a new transaction",
+        bt->tree);
 }
 
 ash_rc
@@ -166,9 +182,11 @@ btree_get(struct btree *bt, struct txn *t, struct ash_slice key, struct btree_bu
 
 /* ---- Reading to change ---- */
 
-/* The newest version, or the id of the transaction that must end first.  The row is locked by t, so nobody else starts to change it. */
+/* The newest version, or the id of the transaction that must end first.  The row is locked by t, so
+ * nobody else starts to change it. */
 static ash_rc
-newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree_buf *value, uint64_t *wait_out)
+newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree_buf *value,
+       uint64_t *wait_out)
 {
     struct buf_page leaf;
     struct btree_image image = { .flags = BTREE_ROW_DELETED };
@@ -177,7 +195,8 @@ newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree
     ash_rc rc = btree__latch_leaf(bt, key, &leaf);
     if (rc != ASH_OK)
         return rc;
-    uint32_t slot = btree__lower_bound(leaf.data, leaf.size, key.size > 0 ? key.data : "", (uint32_t)key.size, &exact);
+    uint32_t slot = btree__lower_bound(leaf.data, leaf.size, key.size > 0 ? key.data : "",
+                                       (uint32_t)key.size, &exact);
     value->size = 0;
     if (exact)
         rc = btree__copy_row(&leaf, slot, &image, value);
@@ -185,8 +204,10 @@ newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree
         switch (txn_writer(t, image.writer)) {
         case TXN_WRITER_ACTIVE: *wait_out = image.writer; break;
         case TXN_WRITER_NEWER:
-            rc = ash_raise(ASH_CONFLICT, "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
-                           bt->tree);
+            rc = ash_raise(
+                ASH_CONFLICT,
+                "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
+                bt->tree);
             break;
         case TXN_WRITER_SELF:
         case TXN_WRITER_SEEN: break;
@@ -201,7 +222,8 @@ newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree
 }
 
 ash_rc
-btree_get_for_update(struct btree *bt, struct txn *t, struct ash_slice key, bool nowait, struct btree_buf *value_out)
+btree_get_for_update(struct btree *bt, struct txn *t, struct ash_slice key, bool nowait,
+                     struct btree_buf *value_out)
 {
     ash_rc rc = check_key(bt, key);
     if (rc == ASH_OK)
@@ -226,18 +248,20 @@ btree_get_for_update(struct btree *bt, struct txn *t, struct ash_slice key, bool
 
 /* ---- Reading many ---- */
 
-#define BATCH 64u       /* keys looked up together: page misses of one batch overlap */
-#define BATCH_ROUNDS 12u /* a round per level and some for pages that are busy; what is left is read one by one */
+#define BATCH 64u /* keys looked up together: page misses of one batch overlap */
+#define BATCH_ROUNDS \
+    12u /* a round per level and some for pages that are busy; what is left is read one by one */
 
 struct batch {
     const struct btree *bt;
     const struct ash_slice *keys;
-    uint64_t pending;             /* bit i: key i is not read yet */
+    uint64_t pending; /* bit i: key i is not read yet */
     uint64_t missing[BATCH];
     unsigned missing_count;
 };
 
-/* Has the pages of all keys of a batch in memory, as far as that goes: each round takes every key one miss further. */
+/* Has the pages of all keys of a batch in memory, as far as that goes: each round takes every key
+ * one miss further. */
 static void
 batch_load(struct batch *b, unsigned count)
 {
@@ -261,8 +285,9 @@ batch_load(struct batch *b, unsigned count)
 }
 
 ash_rc
-btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_slice *keys, struct btree_buf *values_out,
-               uint32_t *offsets_out, uint32_t *sizes_out, ash_rc *results_out)
+btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_slice *keys,
+               struct btree_buf *values_out, uint32_t *offsets_out, uint32_t *sizes_out,
+               ash_rc *results_out)
 {
     ash_rc first = ASH_OK, rc = txn_statement(t, /* write= */ false);
     if (rc != ASH_OK)
@@ -271,7 +296,9 @@ btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_s
     values_out->size = 0;
     for (size_t at = 0; at < count; at += BATCH) {
         unsigned n = count - at < BATCH ? (unsigned)(count - at) : BATCH;
-        struct batch b = { .bt = bt, .keys = keys + at, .pending = n == 64 ? UINT64_MAX : (1ull << n) - 1 };
+        struct batch b = { .bt = bt,
+                           .keys = keys + at,
+                           .pending = n == 64 ? UINT64_MAX : (1ull << n) - 1 };
         for (unsigned i = 0; i < n; i++)
             if (keys[at + i].size > BTREE_KEY_MAX)
                 b.pending &= ~(1ull << i);

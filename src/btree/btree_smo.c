@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_smo.c - structure changes: split, grow of the root, merge, shrink of the root.  All redo-only (btree.h I5).
+ * btree_smo.c - structure changes: split, grow of the root, merge, shrink of the root.  All
+ * redo-only (btree.h I5).
  *
- * Shape of each: make sure of frames without latches; descend optimistically; turn the guards of parent and page into exclusive latches
- * (which fails when either changed, and never waits: so there is no deadlock); plan; one mini-transaction; let go.  A full parent is split
- * first, from a new descent: nobody holds a latch while going up.
+ * Shape of each: make sure of frames without latches; descend optimistically; turn the guards of
+ * parent and page into exclusive latches (which fails when either changed, and never waits: so
+ * there is no deadlock); plan; one mini-transaction; let go.  A full parent is split first, from a
+ * new descent: nobody holds a latch while going up.
  *
- * Pages above 64 KiB: a change carries at most BTREE_MOVE_MAX bytes of rows, so a split moves the last rows only, and then shifts the border
- * between the two pages in steps. After each step the tree is a correct tree: nothing is lost, leaked or undone when the lights go out between.
+ * Pages above 64 KiB: a change carries at most BTREE_MOVE_MAX bytes of rows, so a split moves the
+ * last rows only, and then shifts the border between the two pages in steps. After each step the
+ * tree is a correct tree: nothing is lost, leaked or undone when the lights go out between.
  */
 #include "btree/btree_int.h"
 
@@ -44,10 +47,13 @@ btree__unlatch_path(const struct btree *bt, struct btree_path *path)
 }
 
 uint32_t
-btree__child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right, struct ash_slice key, uint8_t *out)
+btree__child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left, uint64_t right,
+                     struct ash_slice key, uint8_t *out)
 {
     uint32_t prefix = key.size > 0 ? btree__cnode(parent->data)->prefix_size : 0;
-    struct btree_op_child op = { .left = left, .right = right, .slot = slot, .key_size = (uint16_t)(key.size - prefix) };
+    struct btree_op_child op = {
+        .left = left, .right = right, .slot = slot, .key_size = (uint16_t)(key.size - prefix)
+    };
     memcpy(out, &op, sizeof(op));
     if (op.key_size > 0)
         memcpy(out + sizeof(op), (const uint8_t *)key.data + prefix, op.key_size);
@@ -63,13 +69,15 @@ btree__parent_has_room(const struct buf_page *parent, uint32_t separator_size)
 
 /* ---- Splitting a page in two ---- */
 
-/* left keeps [0, split->slot); what is above goes to the new page `right`.  Inner: the key at the slot moves up, its child becomes the
- * left page's right-most. */
+/* left keeps [0, split->slot); what is above goes to the new page `right`.  Inner: the key at the
+ * slot moves up, its child becomes the left page's right-most. */
 static ash_rc
-split_edits(const struct buf_page *left, const struct btree_split *split, struct btree_edit *left_edit, struct btree_edit *right_edit)
+split_edits(const struct buf_page *left, const struct btree_split *split,
+            struct btree_edit *left_edit, struct btree_edit *right_edit)
 {
     const struct btree_node *n = btree__cnode(left->data);
-    struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(split->key, split->key_size) }, upper = upper_of(left->data);
+    struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(split->key, split->key_size) },
+                       upper = upper_of(left->data);
     bool inner = n->level > 0;
     uint32_t moved_from = inner ? split->slot + 1 : split->slot;
     uint64_t left_right = inner ? btree__child(left->data, split->slot) : 0;
@@ -78,7 +86,8 @@ split_edits(const struct buf_page *left, const struct btree_split *split, struct
     if (rc == ASH_OK)
         rc = btree__edit_rows(right_edit, left->data, moved_from, n->count);
     if (rc == ASH_OK)
-        rc = btree__edit_begin(left_edit, left->data, &keep_fence, &middle, n->level, left_right, 0);
+        rc =
+            btree__edit_begin(left_edit, left->data, &keep_fence, &middle, n->level, left_right, 0);
     if (rc != ASH_OK)
         return rc;
     left_edit->op.keep_to = split->slot;
@@ -89,7 +98,8 @@ split_edits(const struct buf_page *left, const struct btree_split *split, struct
 
 /* Parent and page are latched, the parent has room.  The new page comes back latched. */
 static ash_rc
-split_page(const struct btree *bt, struct btree_path *path, const struct btree_split *split, struct buf_page *right_out)
+split_page(const struct btree *bt, struct btree_path *path, const struct btree_split *split,
+           struct buf_page *right_out)
 {
     struct buf_pool *pool = bt->env->pool;
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
@@ -102,7 +112,8 @@ split_page(const struct btree *bt, struct btree_path *path, const struct btree_s
     rc = buf_new(pool, (enum page_type)head->type, head->page_class, bt->tree, right_out);
     if (rc != ASH_OK)
         goto out;
-    rc = btree__mtr_begin(&bm, bt->env, path->node.size, 4, left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
+    rc = btree__mtr_begin(&bm, bt->env, path->node.size, 4,
+                          left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
     if (rc != ASH_OK) {
         buf_new_cancel(pool, right_out);
         goto out;
@@ -111,9 +122,12 @@ split_page(const struct btree *bt, struct btree_path *path, const struct btree_s
     btree__mtr_edit(&bm, right_out, &right_edit);
     if (!PLANTED(87))
         btree__mtr_edit(&bm, &path->node, &left_edit);
-    uint64_t left_word = btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
-    uint64_t right_word = btree__child_word(right_out->page, btree__node_rows(right_out->data, right_out->size));
-    uint32_t size = btree__child_payload(&path->parent, path->slot, left_word, right_word, ash_slice(split->key, split->key_size), payload);
+    uint64_t left_word =
+        btree__child_word(path->node.page, btree__node_rows(path->node.data, path->node.size));
+    uint64_t right_word =
+        btree__child_word(right_out->page, btree__node_rows(right_out->data, right_out->size));
+    uint32_t size = btree__child_payload(&path->parent, path->slot, left_word, right_word,
+                                         ash_slice(split->key, split->key_size), payload);
     btree__mtr_change(&bm, &path->parent, BTREE_OP_INNER_SPLIT, payload, size);
     rc = btree__mtr_commit(&bm);
     if (rc != ASH_OK)
@@ -137,7 +151,10 @@ grow_root(const struct btree *bt, struct buf_page *root)
     struct buf_page child;
     struct btree_mtr bm;
     if (n->level >= BTREE_LEVEL_MAX)
-        return ash_raise(ASH_CORRUPT, "tree %u has grown to %u levels, which no tree can need; run a verification", bt->tree, n->level);
+        return ash_raise(
+            ASH_CORRUPT,
+            "tree %u has grown to %u levels, which no tree can need; run a verification", bt->tree,
+            n->level);
     ash_rc rc = buf_new(pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, bt->tree, &child);
     if (rc != ASH_OK)
         return rc;
@@ -145,8 +162,9 @@ grow_root(const struct btree *bt, struct buf_page *root)
     if (rc == ASH_OK)
         rc = btree__edit_rows(&child_edit, root->data, 0, n->count);
     if (rc == ASH_OK)
-        rc = btree__edit_begin(&root_edit, root->data, &keep_fence, &keep_fence, (uint8_t)(n->level + 1),
-                               btree__child_word(child.page, btree__node_rows(root->data, root->size)), 0);
+        rc = btree__edit_begin(
+            &root_edit, root->data, &keep_fence, &keep_fence, (uint8_t)(n->level + 1),
+            btree__child_word(child.page, btree__node_rows(root->data, root->size)), 0);
     if (rc == ASH_OK)
         rc = btree__mtr_begin(&bm, bt->env, root->size, 3, child_edit.size + root_edit.size + 16);
     if (rc != ASH_OK) {
@@ -167,11 +185,16 @@ out:
     return rc;
 }
 
-enum split_result { SPLIT_DONE, SPLIT_AGAIN, SPLIT_PARENT };
+enum split_result {
+    SPLIT_DONE,
+    SPLIT_AGAIN,
+    SPLIT_PARENT
+};
 
 /* One try at the inner page of `level` on the way to `key`. */
 static ash_rc
-split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, bool append, enum split_result *result)
+split_inner_once(const struct btree *bt, struct ash_slice key, unsigned level, bool append,
+                 enum split_result *result)
 {
     struct buf_pool *pool = bt->env->pool;
     struct btree_path path;
@@ -235,49 +258,62 @@ btree__split_inner_level(const struct btree *bt, struct ash_slice key, unsigned 
 
 /* ---- Leaves ---- */
 
-/* Would the right page hold rows [from, ..) of the left one too?  With a lower lower fence its keys may share less, and grow. */
+/* Would the right page hold rows [from, ..) of the left one too?  With a lower lower fence its keys
+ * may share less, and grow. */
 static bool
-right_takes(const struct buf_page *left, uint32_t from, const struct buf_page *right, struct ash_slice separator)
+right_takes(const struct buf_page *left, uint32_t from, const struct buf_page *right,
+            struct ash_slice separator)
 {
     const struct btree_node *r = btree__cnode(right->data);
     uint32_t prefix = 0;
     if ((r->flags & BTREE_NODE_UPPER_INFINITE) == 0)
         prefix = btree__common_prefix(separator, btree__upper(right->data));
-    uint64_t total = (uint64_t)HEAD + separator.size + r->upper_size + btree__rows_bytes(right->data, 0, r->count, prefix) +
+    uint64_t total = (uint64_t)HEAD + separator.size + r->upper_size +
+                     btree__rows_bytes(right->data, 0, r->count, prefix) +
                      btree__rows_bytes(left->data, from, btree__cnode(left->data)->count, prefix);
     return total <= right->size;
 }
 
-/* Moves the last rows of `left` to the front of its right neighbour until both are about equal: large pages only. */
+/* Moves the last rows of `left` to the front of its right neighbour until both are about equal:
+ * large pages only. */
 static ash_rc
-shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left, struct buf_page *right, bool *more_out)
+shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left,
+             struct buf_page *right, bool *more_out)
 {
     uint32_t count = btree__cnode(left->data)->count, from = count, bytes = 0;
     uint32_t left_bytes = btree__rows_bytes(left->data, 0, count, 0);
     uint32_t right_bytes = btree__rows_bytes(right->data, 0, btree__cnode(right->data)->count, 0);
     *more_out = false;
-    while (from > 1 && bytes + btree__entry_size(left->data, from - 1) + SLOT + BTREE_KEY_LIMIT <= BTREE_MOVE_MAX &&
+    while (from > 1 &&
+           bytes + btree__entry_size(left->data, from - 1) + SLOT + BTREE_KEY_LIMIT <=
+               BTREE_MOVE_MAX &&
            left_bytes - bytes > right_bytes + bytes) {
         from--;
         bytes += btree__entry_size(left->data, from) + SLOT + btree__cnode(left->data)->prefix_size;
     }
     if (from == count)
         return ASH_OK;
-    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT], payload[BTREE_CHILD_PAYLOAD_MAX];
-    struct ash_slice x = ash_slice(a, btree__key(left->data, from - 1, a)), y = ash_slice(b, btree__key(left->data, from, b));
-    struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(separator, btree__separator(x, y, separator)) };
-    if (!btree__parent_has_room(parent, (uint32_t)middle.key.size) || /* the old one's bytes come on top */
+    uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT], separator[BTREE_KEY_LIMIT],
+        payload[BTREE_CHILD_PAYLOAD_MAX];
+    struct ash_slice x = ash_slice(a, btree__key(left->data, from - 1, a)),
+                     y = ash_slice(b, btree__key(left->data, from, b));
+    struct btree_fence middle = { BTREE_FENCE_GIVEN,
+                                  ash_slice(separator, btree__separator(x, y, separator)) };
+    /* the old one's bytes come on top */
+    if (!btree__parent_has_room(parent, (uint32_t)middle.key.size) ||
         !right_takes(left, from, right, middle.key))
         return ASH_OK;
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
     struct btree_mtr bm;
-    ash_rc rc = btree__edit_begin(&right_edit, right->data, &middle, &keep_fence, 0, 0, bytes + 4096);
+    ash_rc rc =
+        btree__edit_begin(&right_edit, right->data, &middle, &keep_fence, 0, 0, bytes + 4096);
     if (rc == ASH_OK)
         rc = btree__edit_rows(&right_edit, left->data, from, count);
     if (rc == ASH_OK)
         rc = btree__edit_begin(&left_edit, left->data, &keep_fence, &middle, 0, 0, 0);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, bt->env, left->size, 3, left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
+        rc = btree__mtr_begin(&bm, bt->env, left->size, 3,
+                              left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
     if (rc == ASH_OK) {
         right_edit.op.add_front = 1;
         right_edit.op.keep_to = btree__cnode(right->data)->count;
@@ -286,8 +322,10 @@ shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, str
         btree__edit_end(&left_edit);
         btree__mtr_edit(&bm, right, &right_edit);
         btree__mtr_edit(&bm, left, &left_edit);
-        uint32_t size = btree__child_payload(parent, slot, btree__child_word(left->page, btree__node_rows(left->data, left->size)),
-                                      btree__child_word(right->page, btree__node_rows(right->data, right->size)), middle.key, payload);
+        uint32_t size = btree__child_payload(
+            parent, slot, btree__child_word(left->page, btree__node_rows(left->data, left->size)),
+            btree__child_word(right->page, btree__node_rows(right->data, right->size)), middle.key,
+            payload);
         btree__mtr_change(&bm, parent, BTREE_OP_INNER_MOVE, payload, size);
         rc = btree__mtr_commit(&bm);
         *more_out = rc == ASH_OK;
@@ -314,24 +352,29 @@ limit_move(const uint8_t *page, struct btree_split *split)
         return;
     uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT];
     split->slot = from;
-    split->key_size = btree__separator(ash_slice(a, btree__key(page, from - 1, a)), ash_slice(b, btree__key(page, from, b)), split->key);
+    split->key_size = btree__separator(ash_slice(a, btree__key(page, from - 1, a)),
+                                       ash_slice(b, btree__key(page, from, b)), split->key);
 }
 
 /* The path is latched. */
 static ash_rc
-split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint32_t need, bool *parent_full)
+split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint32_t need,
+           bool *parent_full)
 {
     struct buf_page *leaf = &path->node, right;
     const struct btree_node *n = btree__cnode(leaf->data);
     struct btree_split split;
     bool exact;
     *parent_full = false;
-    uint32_t pos = btree__lower_bound(leaf->data, leaf->size, key.size > 0 ? key.data : "", (uint32_t)key.size, &exact);
-    uint32_t room = btree__free_total(leaf->data, leaf->size) + (exact ? btree__entry_size(leaf->data, pos) : 0);
+    uint32_t pos = btree__lower_bound(leaf->data, leaf->size, key.size > 0 ? key.data : "",
+                                      (uint32_t)key.size, &exact);
+    uint32_t room = btree__free_total(leaf->data, leaf->size) +
+                    (exact ? btree__entry_size(leaf->data, pos) : 0);
     if (need + (exact ? 0 : SLOT) <= room || n->count == 0 || (exact && n->count == 1))
         return ASH_OK; /* somebody else has made room */
     bool append = atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == leaf->page;
-    btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, key, need, append, &split);
+    btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, key, need, append,
+                      &split);
     if (leaf->size > BTREE_MOVE_MAX)
         limit_move(leaf->data, &split);
     if (!btree__parent_has_room(&path->parent, split.key_size)) {
@@ -370,7 +413,8 @@ btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
             continue;
         }
         bool parent_append = path.slot == btree__cnode(path.parent.data)->count &&
-                             atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == path.node.page;
+                             atomic_load_explicit(&bt->append_hint, memory_order_relaxed) ==
+                                 path.node.page;
         rc = split_leaf(bt, &path, key, need, &parent_full);
         btree__unlatch_path(bt, &path);
         if (rc != ASH_OK || !parent_full)
@@ -388,7 +432,8 @@ bool
 btree__underfull(const struct buf_page *p)
 {
     const struct btree_node *n = btree__cnode(p->data);
-    return n->used - n->lower_size - n->upper_size + n->count * SLOT < (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
+    return n->used - n->lower_size - n->upper_size + n->count * SLOT <
+           (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
 }
 
 /* Would the rows of both fit one page, and the move one log record? */
@@ -400,7 +445,8 @@ merge_fits(const struct buf_page *left, const struct buf_page *right)
     if ((l->flags & BTREE_NODE_LOWER_INFINITE) == 0 && (r->flags & BTREE_NODE_UPPER_INFINITE) == 0)
         prefix = btree__common_prefix(btree__lower(left->data), btree__upper(right->data));
     uint32_t moved = btree__rows_bytes(right->data, 0, r->count, prefix);
-    uint64_t total = (uint64_t)l->lower_size + r->upper_size + moved + btree__rows_bytes(left->data, 0, l->count, prefix);
+    uint64_t total = (uint64_t)l->lower_size + r->upper_size + moved +
+                     btree__rows_bytes(left->data, 0, l->count, prefix);
     if (l->level > 0)
         total += (uint64_t)l->upper_size - prefix + BTREE_CHILD_SIZE + SLOT;
     /* An empty page may go even when the other becomes nearly full. */
@@ -410,14 +456,16 @@ merge_fits(const struct buf_page *left, const struct buf_page *right)
 
 /* All latched; `right` is freed and released. slot: of left in the parent. */
 static ash_rc
-merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left, struct buf_page *right)
+merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left,
+            struct buf_page *right)
 {
     const struct btree_node *l = btree__cnode(left->data), *r = btree__cnode(right->data);
     struct btree_fence upper = upper_of(right->data);
     struct btree_edit edit = { .data = NULL };
     struct btree_mtr bm;
     uint8_t payload[sizeof(struct btree_op_child)], word[8];
-    ash_rc rc = btree__edit_begin(&edit, left->data, &keep_fence, &upper, l->level, r->right, BTREE_INNER_SIZE);
+    ash_rc rc = btree__edit_begin(&edit, left->data, &keep_fence, &upper, l->level, r->right,
+                                  BTREE_INNER_SIZE);
     if (rc == ASH_OK && l->level > 0) { /* the separator comes down */
         put_le64(word, l->right);
         rc = btree__edit_row(&edit, btree__upper(left->data), 0, word, sizeof(word));
@@ -425,7 +473,8 @@ merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, stru
     if (rc == ASH_OK)
         rc = btree__edit_rows(&edit, right->data, 0, r->count);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, bt->env, left->size, 3, edit.size + (uint32_t)sizeof(payload) + 16);
+        rc = btree__mtr_begin(&bm, bt->env, left->size, 3,
+                              edit.size + (uint32_t)sizeof(payload) + 16);
     if (rc != ASH_OK) {
         btree__edit_free(&edit);
         buf_unlatch_x(bt->env->pool, right);
@@ -444,14 +493,16 @@ merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, stru
     return rc;
 }
 
-/* The only child of the root takes its place: its content moves up.  Both latched; the child is released. */
+/* The only child of the root takes its place: its content moves up.  Both latched; the child is
+ * released. */
 static ash_rc
 shrink_root(const struct btree *bt, struct buf_page *root, struct buf_page *child)
 {
     const struct btree_node *c = btree__cnode(child->data);
     struct btree_edit edit = { .data = NULL };
     struct btree_mtr bm;
-    ash_rc rc = btree__edit_begin(&edit, root->data, &keep_fence, &keep_fence, c->level, c->right, root->size);
+    ash_rc rc = btree__edit_begin(&edit, root->data, &keep_fence, &keep_fence, c->level, c->right,
+                                  root->size);
     if (rc == ASH_OK)
         rc = btree__edit_rows(&edit, child->data, 0, c->count);
     if (rc == ASH_OK)
@@ -504,13 +555,16 @@ merge_root(const struct btree *bt, struct buf_page *root, struct merge_step *ste
     return rc;
 }
 
-/* The path is latched and stays so (the node may have become its neighbour).  *merged_out: one of the two is gone. */
+/* The path is latched and stays so (the node may have become its neighbour).  *merged_out: one of
+ * the two is gone. */
 static ash_rc
-merge_side(const struct btree *bt, struct btree_path *path, bool to_right, struct merge_step *step, bool *merged_out)
+merge_side(const struct btree *bt, struct btree_path *path, bool to_right, struct merge_step *step,
+           bool *merged_out)
 {
     struct buf_page other;
     uint32_t left_slot = to_right ? path->slot : path->slot - 1;
-    uint64_t page = BTREE_CHILD_PAGE(btree__child(path->parent.data, to_right ? path->slot + 1 : left_slot));
+    uint64_t page =
+        BTREE_CHILD_PAGE(btree__child(path->parent.data, to_right ? path->slot + 1 : left_slot));
     ash_rc rc = buf_try_latch_x(bt->env->pool, page, &other);
     *merged_out = false;
     if (rc == ASH_WOULD_BLOCK) {
@@ -525,7 +579,8 @@ merge_side(const struct btree *bt, struct btree_path *path, bool to_right, struc
         buf_unlatch_x(bt->env->pool, &other);
         return rc;
     }
-    struct buf_page *left = to_right ? &path->node : &other, *right = to_right ? &other : &path->node;
+    struct buf_page *left = to_right ? &path->node : &other,
+                    *right = to_right ? &other : &path->node;
     if (!merge_fits(left, right)) {
         buf_unlatch_x(bt->env->pool, &other);
         return ASH_OK;

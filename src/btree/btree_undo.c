@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_undo.c - what trees do for transactions: taking a change back, freeing what nobody needs, removing ghosts.
+ * btree_undo.c - what trees do for transactions: taking a change back, freeing what nobody needs,
+ * removing ghosts.
  *
- * Undo is logical: the row is looked up by its key, wherever splits and merges have carried it since.  One record (the CLR) restores the row and
- * frees the pages of a large value that the undone change had made.  When the row before does not fit any more, the leaf is split
- * first, which is never undone.
+ * Undo is logical: the row is looked up by its key, wherever splits and merges have carried it
+ * since.  One record (the CLR) restores the row and frees the pages of a large value that the
+ * undone change had made.  When the row before does not fit any more, the leaf is split first,
+ * which is never undone.
  */
 #include "btree/btree_int.h"
 
@@ -22,8 +24,10 @@ struct undoing {
 static ash_rc
 lost_row(const struct undoing *u)
 {
-    return ash_raise(ASH_CORRUPT, "tree %u: a row that transaction %llu changed is gone or somebody else's; run a verification", u->bt.tree,
-                     (unsigned long long)atomic_load_explicit(&u->t->id, memory_order_relaxed));
+    return ash_raise(
+        ASH_CORRUPT,
+        "tree %u: a row that transaction %llu changed is gone or somebody else's; run a verification",
+        u->bt.tree, (unsigned long long)atomic_load_explicit(&u->t->id, memory_order_relaxed));
 }
 
 /* The row as the change left it: ours, or something is very wrong. */
@@ -33,14 +37,17 @@ inspect_row(struct undoing *u, const struct buf_page *leaf, uint32_t *slot_out)
     bool exact;
     struct btree_entry e;
     uint32_t size;
-    *slot_out = btree__lower_bound(leaf->data, leaf->size, u->key.size > 0 ? u->key.data : "", (uint32_t)u->key.size, &exact);
+    *slot_out = btree__lower_bound(leaf->data, leaf->size, u->key.size > 0 ? u->key.data : "",
+                                   (uint32_t)u->key.size, &exact);
     if (!exact)
         return lost_row(u);
     btree__entry(leaf->data, *slot_out, &e);
-    if (e.version == NULL || get_le64(e.version) != atomic_load_explicit(&u->t->id, memory_order_relaxed))
+    if (e.version == NULL ||
+        get_le64(e.version) != atomic_load_explicit(&u->t->id, memory_order_relaxed))
         return lost_row(u);
     u->page_count = 0;
-    if ((e.flags & BTREE_ROW_LARGE) != 0 && !btree__large_parse(e.value, e.value_size, &size, u->pages, &u->page_count))
+    if ((e.flags & BTREE_ROW_LARGE) != 0 &&
+        !btree__large_parse(e.value, e.value_size, &size, u->pages, &u->page_count))
         return lost_row(u);
     return ASH_OK;
 }
@@ -52,8 +59,11 @@ restore_put(const struct undoing *u, struct btree_put *put)
     const struct txn_undo_head *h = u->undo->head;
     uint32_t version_size = (h->row_flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE : 0;
     if (h->row_size < version_size || (h->row_flags & ~BTREE_ROW_FLAGS_ALL) != 0 ||
-        h->row_size - version_size + h->key_size > BTREE_ENTRY_MAX(PAGE_CLASS_SIZE((uint32_t)u->bt.leaf_class)))
-        return ash_raise(ASH_CORRUPT, "tree %u: a log record holds a row that cannot be one; the log is damaged", u->bt.tree);
+        h->row_size - version_size + h->key_size >
+            BTREE_ENTRY_MAX(PAGE_CLASS_SIZE((uint32_t)u->bt.leaf_class)))
+        return ash_raise(ASH_CORRUPT,
+                         "tree %u: a log record holds a row that cannot be one; the log is damaged",
+                         u->bt.tree);
     *put = (struct btree_put){
         .key = u->key,
         .value = ash_slice(u->undo->row + version_size, h->row_size - version_size),
@@ -63,7 +73,11 @@ restore_put(const struct undoing *u, struct btree_put *put)
     return ASH_OK;
 }
 
-enum undo_next { UNDO_DONE, UNDO_FAULT, UNDO_SPLIT };
+enum undo_next {
+    UNDO_DONE,
+    UNDO_FAULT,
+    UNDO_SPLIT
+};
 
 struct undo_step {
     enum undo_next next;
@@ -74,15 +88,17 @@ struct undo_step {
 
 /* Logs the CLR.  Leaf and value pages are latched; the latter are released with the record. */
 static ash_rc
-log_clr(struct undoing *u, struct buf_page *leaf, uint32_t slot, const struct btree_put *put, const struct btree_put_plan *plan,
-        struct buf_page *pages)
+log_clr(struct undoing *u, struct buf_page *leaf, uint32_t slot, const struct btree_put *put,
+        const struct btree_put_plan *plan, struct buf_page *pages)
 {
     uint32_t bytes = put != NULL ? btree__put_bytes(put, plan) : 16, size = 0;
     uint8_t *payload = mem_alloc(MEM_BTREE, bytes), *patch;
     struct btree_mtr bm;
     struct mtr_record record = { .type = WAL_REC_CLR };
     uint64_t start;
-    ash_rc rc = payload != NULL ? btree__mtr_begin(&bm, u->bt.env, leaf->size, 2 + u->page_count, bytes + 16) : ASH_NO_MEMORY;
+    ash_rc rc = payload != NULL
+                    ? btree__mtr_begin(&bm, u->bt.env, leaf->size, 2 + u->page_count, bytes + 16)
+                    : ASH_NO_MEMORY;
     if (rc != ASH_OK) {
         for (unsigned i = 0; i < u->page_count; i++)
             buf_unlatch_x(u->bt.env->pool, &pages[i]);
@@ -149,7 +165,9 @@ btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo
         .key = ash_slice(undo->key, h->key_size),
     };
     if (h->key_size > BTREE_KEY_MAX || h->leaf_class >= PAGE_CLASS_COUNT)
-        return ash_raise(ASH_CORRUPT, "tree %u: a log record names a key of %u bytes; the log is damaged", h->tree, h->key_size);
+        return ash_raise(ASH_CORRUPT,
+                         "tree %u: a log record names a key of %u bytes; the log is damaged",
+                         h->tree, h->key_size);
     for (unsigned tries = 0; tries < BTREE_RETRY_MAX; tries++) {
         struct undo_step step = { UNDO_DONE, PAGE_ID_NONE, 0, false };
         struct buf_page leaf;
@@ -170,7 +188,9 @@ btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo
         if (rc != ASH_OK)
             return rc;
     }
-    return ash_raise(ASH_INTERNAL, "taking back a change of tree %u did not come to an end; please report it", h->tree);
+    return ash_raise(ASH_INTERNAL,
+                     "taking back a change of tree %u did not come to an end; please report it",
+                     h->tree);
 }
 
 /* ---- Garbage ---- */
@@ -179,12 +199,15 @@ unsigned
 btree__garbage(void *ctx, const struct txn_undo *undo, uint64_t *pages_out, unsigned capacity)
 {
     const struct txn_undo_head *h = undo->head;
-    uint32_t version_size = (h->row_flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE : 0, size;
+    uint32_t version_size = (h->row_flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE : 0,
+             size;
     uint64_t pages[BTREE_LARGE_PAGES_MAX];
     unsigned count;
     (void)ctx;
     if ((h->row_flags & BTREE_ROW_LARGE) == 0 || h->row_size < version_size ||
-        !btree__large_parse(undo->row + version_size, h->row_size - version_size, &size, pages, &count) || count > capacity)
+        !btree__large_parse(undo->row + version_size, h->row_size - version_size, &size, pages,
+                            &count) ||
+        count > capacity)
         return 0;
     memcpy(pages_out, pages, count * sizeof(pages[0]));
     return count;
@@ -192,7 +215,8 @@ btree__garbage(void *ctx, const struct txn_undo *undo, uint64_t *pages_out, unsi
 
 #define FREE_TRIES 8u /* loads of one group of pages; a small cache may not hold them all at once */
 
-/* As many as one record takes.  ASH_WOULD_BLOCK: they do not stay in the cache together; take fewer. */
+/* As many as one record takes.  ASH_WOULD_BLOCK: they do not stay in the cache together; take
+ * fewer. */
 static ash_rc
 free_some(const struct btree *bt, const uint64_t *pages, unsigned count)
 {
@@ -226,7 +250,8 @@ free_some(const struct btree *bt, const uint64_t *pages, unsigned count)
 }
 
 ash_rc
-btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count, unsigned *freed_out)
+btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned count,
+                  unsigned *freed_out)
 {
     struct btree bt = btree__of(ctx, tree, PAGE_ID_NONE, 0);
     ash_rc rc = ASH_OK;
@@ -270,7 +295,8 @@ btree__purge_leaf(const struct btree *bt, struct buf_page *leaf)
 }
 
 ash_rc
-btree__purge(void *ctx, uint32_t tree, uint64_t root, uint8_t leaf_class, const uint8_t *key, uint32_t key_size)
+btree__purge(void *ctx, uint32_t tree, uint64_t root, uint8_t leaf_class, const uint8_t *key,
+             uint32_t key_size)
 {
     struct btree_env *env = ctx;
     struct btree bt = btree__of(env, tree, root, leaf_class);

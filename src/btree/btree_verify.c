@@ -2,12 +2,13 @@
  *
  * btree_verify.c - walks whole trees: statistics, and verification of structure.
  *
- * Both go level by level from left to right; the next page of a level is found by a descent for the key behind the last one's upper fence.
- * Verification holds the parent's latch while it looks at a child, so that what they say about each other is from one moment.
+ * Both go level by level from left to right; the next page of a level is found by a descent for the
+ * key behind the last one's upper fence. Verification holds the parent's latch while it looks at a
+ * child, so that what they say about each other is from one moment.
  */
-#include <stdio.h>
-
 #include "btree/btree_int.h"
+
+#include <stdio.h>
 
 /* ---- One level, left to right ---- */
 
@@ -86,7 +87,8 @@ count_large(const struct buf_page *leaf, struct ash_table_stat *stat)
         uint32_t size;
         unsigned count;
         btree__entry(leaf->data, i, &e);
-        if ((e.flags & BTREE_ROW_LARGE) == 0 || !btree__large_parse(e.value, e.value_size, &size, pages, &count))
+        if ((e.flags & BTREE_ROW_LARGE) == 0 ||
+            !btree__large_parse(e.value, e.value_size, &size, pages, &count))
             continue;
         stat->large_value_pages += count;
         count = btree__large_plan(size, classes);
@@ -195,16 +197,21 @@ same_fence(bool a_none, struct ash_slice a, bool b_none, struct ash_slice b)
 
 /* Fences equal the parent's separators around slot i (or the parent's own fences at its edges). */
 static void
-check_fences(const struct verifier *v, const struct buf_page *parent, uint32_t i, const struct buf_page *child)
+check_fences(const struct verifier *v, const struct buf_page *parent, uint32_t i,
+             const struct buf_page *child)
 {
     const struct btree_node *p = btree__cnode(parent->data), *c = btree__cnode(child->data);
     uint8_t a[2 * BTREE_KEY_LIMIT], b[2 * BTREE_KEY_LIMIT];
     bool no_lower = i == 0 && (p->flags & BTREE_NODE_LOWER_INFINITE) != 0;
     bool no_upper = i == p->count && (p->flags & BTREE_NODE_UPPER_INFINITE) != 0;
-    struct ash_slice lower = i == 0 ? btree__lower(parent->data) : ash_slice(a, btree__key(parent->data, i - 1, a));
-    struct ash_slice upper = i == p->count ? btree__upper(parent->data) : ash_slice(b, btree__key(parent->data, i, b));
-    if (!same_fence(no_lower, lower, (c->flags & BTREE_NODE_LOWER_INFINITE) != 0, btree__lower(child->data)) ||
-        !same_fence(no_upper, upper, (c->flags & BTREE_NODE_UPPER_INFINITE) != 0, btree__upper(child->data)))
+    struct ash_slice lower = i == 0 ? btree__lower(parent->data)
+                                    : ash_slice(a, btree__key(parent->data, i - 1, a));
+    struct ash_slice upper = i == p->count ? btree__upper(parent->data)
+                                           : ash_slice(b, btree__key(parent->data, i, b));
+    if (!same_fence(no_lower, lower, (c->flags & BTREE_NODE_LOWER_INFINITE) != 0,
+                    btree__lower(child->data)) ||
+        !same_fence(no_upper, upper, (c->flags & BTREE_NODE_UPPER_INFINITE) != 0,
+                    btree__upper(child->data)))
         found(v, child->page, "the page's fences are not its parent's separators");
 }
 
@@ -230,7 +237,8 @@ check_large(const struct verifier *v, uint64_t leaf, const struct btree_entry *e
         if (rc != ASH_OK)
             return rc;
         const struct btree_value_page *h = (const void *)p.data;
-        if (h->page.type != PAGE_TYPE_VALUE || h->page.tree != v->bt->tree || h->index != i || h->size > p.size - sizeof(*h))
+        if (h->page.type != PAGE_TYPE_VALUE || h->page.tree != v->bt->tree || h->index != i ||
+            h->size > p.size - sizeof(*h))
             found(v, pages[i], "the page should hold part of a large value and does not");
         else
             sum += h->size;
@@ -275,8 +283,12 @@ check_children(const struct verifier *v, const struct buf_page *parent)
         if (rc != ASH_OK)
             return rc;
         check_page(v, &child, p->level - 1u);
-        if ((uint64_t)btree__cnode(child.data)->lower_offset + btree__cnode(child.data)->lower_size <= child.size &&
-            (uint64_t)btree__cnode(child.data)->upper_offset + btree__cnode(child.data)->upper_size <= child.size)
+        if ((uint64_t)btree__cnode(child.data)->lower_offset +
+                    btree__cnode(child.data)->lower_size <=
+                child.size &&
+            (uint64_t)btree__cnode(child.data)->upper_offset +
+                    btree__cnode(child.data)->upper_size <=
+                child.size)
             check_fences(v, parent, i, &child);
         if (p->level == 1)
             rc = check_leaf_rows(v, &child);
@@ -293,7 +305,9 @@ verify_level(const struct verifier *v, unsigned level)
     while (!w.done) {
         struct buf_page p;
         ash_rc rc = walk_next(&w, &p);
-        if (rc == ASH_CORRUPT) { /* cannot get at the rest of this level; the level above has named the page */
+        if (rc ==
+            /* cannot get at the rest of this level; the level above has named the page */
+            ASH_CORRUPT) {
             found(v, v->bt->root, err_current()->message);
             return ASH_OK;
         }
@@ -330,7 +344,8 @@ verify_tree(const struct verifier *v, unsigned *height_out, uint64_t *loading_ou
         return rc;
     check_page(v, &root, *height_out);
     uint8_t both = BTREE_NODE_LOWER_INFINITE | BTREE_NODE_UPPER_INFINITE;
-    if ((btree__cnode(root.data)->flags & both) != both || *height_out == 0 || *height_out > BTREE_LEVEL_MAX) {
+    if ((btree__cnode(root.data)->flags & both) != both || *height_out == 0 ||
+        *height_out > BTREE_LEVEL_MAX) {
         found(v, v->bt->root, "the root does not cover all keys, or has no children");
         *height_out = 0;
     }

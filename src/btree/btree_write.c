@@ -4,7 +4,8 @@
  *
  * Order (each step may send us back to the first; no latch is held while waiting):
  *   1. descend without latches, latch the leaf exclusively
- *   2. somebody else's explicit lock or unfinished change on the row: let go, wait for that transaction
+ *   2. somebody else's explicit lock or unfinished change on the row: let go, wait for that
+ *      transaction
  *   3. is the change allowed: what the row is now decides EXISTS, NOT_FOUND, CONFLICT
  *   4. does it fit: else let go and split
  *   5. log undo part and page change in one record, change the page, let go
@@ -18,25 +19,29 @@ struct change {
     struct btree *bt;
     struct txn *t;
     enum btree_write_kind kind;
-    struct ash_slice key, value;    /* value: the caller's */
-    bool large;                     /* it goes to value pages */
+    struct ash_slice key, value; /* value: the caller's */
+    bool large;                  /* it goes to value pages */
     struct btree_large_new pages;
     struct btree_put put;
 };
 
 static ash_rc
-check_sizes(const struct btree *bt, enum btree_write_kind kind, struct ash_slice key, struct ash_slice value)
+check_sizes(const struct btree *bt, enum btree_write_kind kind, struct ash_slice key,
+            struct ash_slice value)
 {
     if (key.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)", key.size, bt->tree, (unsigned)BTREE_KEY_MAX);
+        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)",
+                         key.size, bt->tree, (unsigned)BTREE_KEY_MAX);
     if (kind != BTREE_DELETE && value.size > ASH_VALUE_SIZE_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a value of %zu bytes is too long (tree %u takes %u)", value.size, bt->tree, ASH_VALUE_SIZE_MAX);
+        return ash_raise(ASH_TOO_LARGE, "a value of %zu bytes is too long (tree %u takes %u)",
+                         value.size, bt->tree, ASH_VALUE_SIZE_MAX);
     return ASH_OK;
 }
 
 /* Step 2: the transaction that must end first, or 0. */
 static uint64_t
-blocker(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool exact, bool *newer_out)
+blocker(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool exact,
+        bool *newer_out)
 {
     *newer_out = false;
     uint64_t other = txn_locked(c->t, c->bt->tree, c->key);
@@ -61,9 +66,12 @@ static ash_rc
 allowed(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool exact, bool newer)
 {
     if (newer)
-        return ash_raise(ASH_CONFLICT, "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
-                         c->bt->tree);
-    bool live = exact && (btree__cslots(leaf->data)[slot].key >> BTREE_SLOT_KEY_BITS & BTREE_ROW_DELETED) == 0;
+        return ash_raise(
+            ASH_CONFLICT,
+            "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
+            c->bt->tree);
+    bool live = exact && (btree__cslots(leaf->data)[slot].key >> BTREE_SLOT_KEY_BITS &
+                          BTREE_ROW_DELETED) == 0;
     if (c->kind == BTREE_INSERT && live)
         return ash_raise(ASH_EXISTS, "a row with this key is in tree %u already", c->bt->tree);
     if ((c->kind == BTREE_UPDATE || c->kind == BTREE_DELETE) && !live)
@@ -71,7 +79,8 @@ allowed(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool
     return ASH_OK;
 }
 
-/* The undo part: head, key, version head and value as they are now, copied because the page changes before the record is made. */
+/* The undo part: head, key, version head and value as they are now, copied because the page changes
+ * before the record is made. */
 struct undo_part {
     struct txn_undo_head head;
     uint8_t *row;
@@ -79,13 +88,16 @@ struct undo_part {
 };
 
 static ash_rc
-undo_part_init(struct undo_part *u, const struct change *c, const struct buf_page *leaf, uint32_t slot, bool exact)
+undo_part_init(struct undo_part *u, const struct change *c, const struct buf_page *leaf,
+               uint32_t slot, bool exact)
 {
     u->head = (struct txn_undo_head){
         .root = c->bt->root,
         .tree = c->bt->tree,
         .key_size = (uint16_t)c->key.size,
-        .kind = !exact ? TXN_UNDO_INSERT : c->kind == BTREE_DELETE ? TXN_UNDO_DELETE : TXN_UNDO_UPDATE,
+        .kind = !exact                    ? TXN_UNDO_INSERT
+                : c->kind == BTREE_DELETE ? TXN_UNDO_DELETE
+                                          : TXN_UNDO_UPDATE,
         .leaf_class = c->bt->leaf_class,
     };
     u->row = u->small;
@@ -123,7 +135,8 @@ patch_undo(void *arg, uint64_t start)
 
 /* Step 5.  The leaf stays latched. */
 static ash_rc
-log_and_apply(struct change *c, struct buf_page *leaf, struct btree_put_plan *plan, struct undo_part *undo)
+log_and_apply(struct change *c, struct buf_page *leaf, struct btree_put_plan *plan,
+              struct undo_part *undo)
 {
     uint8_t small[SMALL + 64], *payload = small;
     uint32_t bytes = btree__put_bytes(&c->put, plan), size;
@@ -133,7 +146,8 @@ log_and_apply(struct change *c, struct buf_page *leaf, struct btree_put_plan *pl
             return ASH_NO_MEMORY;
     }
     struct btree_mtr bm;
-    ash_rc rc = btree__mtr_begin(&bm, c->bt->env, leaf->size, 2 + c->pages.count, bytes + 16 * c->pages.count);
+    ash_rc rc = btree__mtr_begin(&bm, c->bt->env, leaf->size, 2 + c->pages.count,
+                                 bytes + 16 * c->pages.count);
     if (rc != ASH_OK)
         goto out_payload;
     struct mtr_record record = { .type = WAL_REC_ROW };
@@ -168,9 +182,11 @@ remember(const struct change *c, const struct undo_part *undo)
     uint64_t pages[BTREE_LARGE_PAGES_MAX];
     uint32_t size;
     unsigned count;
-    uint32_t version_size = (undo->head.row_flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE : 0;
+    uint32_t version_size = (undo->head.row_flags & BTREE_ROW_VERSIONED) != 0 ? BTREE_VERSION_SIZE
+                                                                              : 0;
     if ((undo->head.row_flags & BTREE_ROW_LARGE) != 0 &&
-        btree__large_parse(undo->row + version_size, undo->head.row_size - version_size, &size, pages, &count))
+        btree__large_parse(undo->row + version_size, undo->head.row_size - version_size, &size,
+                           pages, &count))
         txn_add_garbage(c->t, c->bt->tree, pages, count);
     if (c->kind == BTREE_DELETE)
         txn_add_purge(c->t, c->bt->tree, c->bt->root, c->bt->leaf_class, c->key);
@@ -183,7 +199,8 @@ note_append(struct btree *bt, const struct buf_page *leaf, const struct btree_pu
     if (plan->exact)
         return;
     uint64_t hint = plan->slot + 1 == btree__cnode(leaf->data)->count ? leaf->page : PAGE_ID_NONE;
-    if (hint == PAGE_ID_NONE && atomic_load_explicit(&bt->append_hint, memory_order_relaxed) != leaf->page)
+    if (hint == PAGE_ID_NONE &&
+        atomic_load_explicit(&bt->append_hint, memory_order_relaxed) != leaf->page)
         return;
     if (hint != atomic_load_explicit(&bt->append_hint, memory_order_relaxed))
         atomic_store_explicit(&bt->append_hint, hint, memory_order_relaxed);
@@ -201,19 +218,24 @@ make_pages(struct change *c)
     return rc;
 }
 
-enum next { NEXT_DONE, NEXT_WAIT, NEXT_SPLIT };
+enum next {
+    NEXT_DONE,
+    NEXT_WAIT,
+    NEXT_SPLIT
+};
 
 /* Steps 2 to 5 with the leaf latched; it is released. */
 static ash_rc
-change_leaf(struct change *c, struct buf_page *leaf, enum next *next_out, uint64_t *wait_out, uint32_t *need_out)
+change_leaf(struct change *c, struct buf_page *leaf, enum next *next_out, uint64_t *wait_out,
+            uint32_t *need_out)
 {
     struct btree_put_plan plan;
     struct undo_part undo;
     struct buf_pool *pool = c->bt->env->pool;
     bool exact, newer;
     *next_out = NEXT_DONE;
-    uint32_t slot =
-        btree__lower_bound(leaf->data, leaf->size, c->key.size > 0 ? c->key.data : "", (uint32_t)c->key.size, &exact);
+    uint32_t slot = btree__lower_bound(leaf->data, leaf->size, c->key.size > 0 ? c->key.data : "",
+                                       (uint32_t)c->key.size, &exact);
     *wait_out = blocker(c, leaf, slot, exact, &newer);
     if (*wait_out != 0) {
         *next_out = NEXT_WAIT;
@@ -267,15 +289,17 @@ change_row(struct change *c)
             return rc;
         if (next == NEXT_DONE)
             return ASH_OK;
-        rc = next == NEXT_WAIT ? txn_wait(c->t, wait, /* nowait= */ false) : btree__split(bt, c->key, need);
+        rc = next == NEXT_WAIT ? txn_wait(c->t, wait, /* nowait= */ false)
+                               : btree__split(bt, c->key, need);
         if (rc != ASH_OK)
             return rc;
     }
-    return ash_raise(ASH_INTERNAL, "a change of tree %u did not come to an end; please report it", bt->tree);
+    return ash_raise(ASH_INTERNAL, "a change of tree %u did not come to an end; please report it",
+                     bt->tree);
 }
 
-/* A large value's bytes go to its pages after the row and the pages exist: until commit only this transaction reads them, and a crash
- * between undoes the row, which frees the pages. */
+/* A large value's bytes go to its pages after the row and the pages exist: until commit only this
+ * transaction reads them, and a crash between undoes the row, which frees the pages. */
 static ash_rc
 fill_pages(struct change *c, uint64_t savepoint)
 {
@@ -284,7 +308,8 @@ fill_pages(struct change *c, uint64_t savepoint)
         return ASH_OK;
     struct err_detail detail;
     err_save(&detail);
-    ash_ignore(txn_rollback_to(c->t, savepoint)); /* fails only when the database is poisoned, which the caller's error says, too */
+    /* fails only when the database is poisoned, which the caller's error says, too */
+    ash_ignore(txn_rollback_to(c->t, savepoint));
     err_restore(&detail);
     return rc;
 }
@@ -311,7 +336,8 @@ btree__flag_large(struct btree *bt)
 }
 
 ash_rc
-btree_write(struct btree *bt, struct txn *t, enum btree_write_kind kind, struct ash_slice key, struct ash_slice value)
+btree_write(struct btree *bt, struct txn *t, enum btree_write_kind kind, struct ash_slice key,
+            struct ash_slice value)
 {
     ash_rc rc = check_sizes(bt, kind, key, value);
     if (rc == ASH_OK)
@@ -343,7 +369,9 @@ btree_write(struct btree *bt, struct txn *t, enum btree_write_kind kind, struct 
     /* Sizes count before the pages exist. */
     c.put.flags |= BTREE_ROW_LARGE;
     uint8_t classes[BTREE_LARGE_PAGES_MAX];
-    c.put.value = ash_slice(c.pages.description, sizeof(struct btree_large) + 8 * (size_t)btree__large_plan((uint32_t)value.size, classes));
+    c.put.value = ash_slice(c.pages.description,
+                            sizeof(struct btree_large) +
+                                8 * (size_t)btree__large_plan((uint32_t)value.size, classes));
     uint64_t savepoint = txn_savepoint(t);
     rc = btree__flag_large(bt);
     if (rc == ASH_OK)

@@ -2,23 +2,27 @@
  *
  * buffer_evict.c - which page leaves: S3-FIFO per size class (Yang et al., SOSP 2023), in batches.
  *
- * A page enters SMALL (a tenth of the class), or MAIN when its fingerprint is among the ghosts, that is when it was evicted from SMALL
- * not long ago.  At the cold end of SMALL a page moves to MAIN when it was used more than a little (heat >= 2; the first use after loading
- * makes heat 1, and above that only every 16th use counts, so one pass of a scan stays below), else it is evicted and leaves a ghost.  At the cold end of
- * MAIN a page with heat goes round again with one less.  A victim that is dirty or being written goes to LAUNDRY; the page writer
- * cleans it and puts it back at the cold end of MAIN.
+ * A page enters SMALL (a tenth of the class), or MAIN when its fingerprint is among the ghosts,
+ * that is when it was evicted from SMALL not long ago.  At the cold end of SMALL a page moves to
+ * MAIN when it was used more than a little (heat >= 2; the first use after loading makes heat 1,
+ * and above that only every 16th use counts, so one pass of a scan stays below), else it is evicted
+ * and leaves a ghost.  At the cold end of MAIN a page with heat goes round again with one less.  A
+ * victim that is dirty or being written goes to LAUNDRY; the page writer cleans it and puts it back
+ * at the cold end of MAIN.
  *
- * A batch of candidates is taken off the queues under alloc_lock, examined without it (each costs a cache miss or two), and put back
- * where it belongs under it.  Between, they are HELD: their pages stay usable; whoever frees such a page leaves the frame to us.
+ * A batch of candidates is taken off the queues under alloc_lock, examined without it (each costs a
+ * cache miss or two), and put back where it belongs under it.  Between, they are HELD: their pages
+ * stay usable; whoever frees such a page leaves the frame to us.
  *
- * Differences to the paper: ghosts are a direct-mapped table that overwrites instead of a queue; heat is in the page-table word.
+ * Differences to the paper: ghosts are a direct-mapped table that overwrites instead of a queue;
+ * heat is in the page-table word.
  */
 #include "base/bits.h"
 #include "base/random.h"
 #include "buffer/buffer_int.h"
 
-#define SMALL_SHARE 10u  /* one page in ten is on probation */
-#define SMALL_HEAT 2u    /* what it takes to leave probation */
+#define SMALL_SHARE  10u /* one page in ten is on probation */
+#define SMALL_HEAT   2u  /* what it takes to leave probation */
 #define EVICT_ROUNDS 64u /* batches without a victim before heat is ignored */
 
 /* ---- Ghosts (alloc_lock) ---- */
@@ -131,7 +135,12 @@ buf__evict_frame(struct buf_pool *pool, uint32_t frame, uint64_t page)
 struct candidate {
     uint32_t frame;
     bool from_small;
-    enum { BACK_HOT, BACK_COLD, BACK_SMALL, EVICTED } verdict;
+    enum {
+        BACK_HOT,
+        BACK_COLD,
+        BACK_SMALL,
+        EVICTED
+    } verdict;
     uint64_t page;
 };
 
@@ -164,8 +173,10 @@ static void
 cool(struct buf_pool *pool, uint64_t page, uint64_t word, bool all)
 {
     uint64_t cooler = all ? word & ~BUF_HEAT_MASK : word - BUF_HEAT_ONE;
-    if ((word & BUF_HEAT_MASK) != 0) /* may fail when the latch changes: then the page is in use anyway */
-        atomic_compare_exchange_strong_explicit(&pool->fast.words[page], &word, cooler, memory_order_relaxed, memory_order_relaxed);
+    /* may fail when the latch changes: then the page is in use anyway */
+    if ((word & BUF_HEAT_MASK) != 0)
+        atomic_compare_exchange_strong_explicit(&pool->fast.words[page], &word, cooler,
+                                                memory_order_relaxed, memory_order_relaxed);
 }
 
 static void
@@ -218,8 +229,8 @@ candidates_place(struct buf_pool *pool, uint8_t page_class, const struct candida
     return evicted;
 }
 
-/* Evicts up to a batch of a class; stops after the first batch that freed something.  force: heat does not protect.
- * Returns how many frames became free. */
+/* Evicts up to a batch of a class; stops after the first batch that freed something.  force: heat
+ * does not protect. Returns how many frames became free. */
 unsigned
 buf__evict(struct buf_pool *pool, uint8_t page_class, bool force)
 {
@@ -249,7 +260,8 @@ buf_evict_all(struct buf_pool *pool)
     for (uint32_t frame = 0; frame < pool->frame_count; frame++) {
         struct buf_frame *f = &pool->frames[frame];
         buf__lock(&pool->alloc_lock);
-        bool queued = f->where == FRAME_SMALL || f->where == FRAME_MAIN || f->where == FRAME_LAUNDRY;
+        bool queued = f->where == FRAME_SMALL || f->where == FRAME_MAIN ||
+                      f->where == FRAME_LAUNDRY;
         uint64_t page = 0;
         if (queued) {
             page = atomic_load_explicit(&f->page, memory_order_acquire);

@@ -2,23 +2,25 @@
  *
  * buffer_frame.c - which part of the arena serves which page size: chunks, frames, free lists.
  *
- * The arena is cut into chunks (2 MiB; less in small pools).  A chunk is free, or cut into frames of one class, or part of a run: one frame of a
- * class larger than a chunk, aligned to its size.  A class that runs short gets frames in this order: its free list, a free
- * chunk, eviction in its own queues, a chunk (or window of chunks) taken from the class whose coldest pages are coldest.
+ * The arena is cut into chunks (2 MiB; less in small pools).  A chunk is free, or cut into frames
+ * of one class, or part of a run: one frame of a class larger than a chunk, aligned to its size.  A
+ * class that runs short gets frames in this order: its free list, a free chunk, eviction in its own
+ * queues, a chunk (or window of chunks) taken from the class whose coldest pages are coldest.
  *
- * Taking a window: its free frames are set aside (PARKED), every page in it moves to a free frame outside or is evicted; when one cannot (latched,
- * being written, dirty with nowhere to go) the window is given back and another is tried.  Nothing waits for a latch.
+ * Taking a window: its free frames are set aside (PARKED), every page in it moves to a free frame
+ * outside or is evicted; when one cannot (latched, being written, dirty with nowhere to go) the
+ * window is given back and another is tried.  Nothing waits for a latch.
  */
+#include "base/bits.h"
+#include "base/clock.h"
 #include "buffer/buffer_int.h"
 
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/bits.h"
-#include "base/clock.h"
-
-#define MOVE_TRIES 4u      /* windows tried before the caller waits */
-#define MOVE_EVICTIONS 64u /* batches evicted from the donor so that its hot pages find frames outside the window */
+#define MOVE_TRIES 4u /* windows tried before the caller waits */
+#define MOVE_EVICTIONS \
+    64u /* batches evicted from the donor so that its hot pages find frames outside the window */
 #define REBALANCE_EVERY 16u
 
 void
@@ -63,7 +65,8 @@ list_count(struct buf_pool *pool, struct frame_list *l, enum frame_where where, 
 }
 
 void
-buf__list_push_head(struct buf_pool *pool, struct frame_list *l, uint32_t frame, enum frame_where where)
+buf__list_push_head(struct buf_pool *pool, struct frame_list *l, uint32_t frame,
+                    enum frame_where where)
 {
     struct buf_frame *f = &pool->frames[frame];
     f->where = (uint8_t)where;
@@ -79,7 +82,8 @@ buf__list_push_head(struct buf_pool *pool, struct frame_list *l, uint32_t frame,
 }
 
 void
-buf__list_push_tail(struct buf_pool *pool, struct frame_list *l, uint32_t frame, enum frame_where where)
+buf__list_push_tail(struct buf_pool *pool, struct frame_list *l, uint32_t frame,
+                    enum frame_where where)
 {
     struct buf_frame *f = &pool->frames[frame];
     f->where = (uint8_t)where;
@@ -177,7 +181,8 @@ carve_at(struct buf_pool *pool, uint32_t first, uint8_t page_class)
     pool->chunks_free -= window;
     pool->lists[page_class].chunks += window;
     uint32_t end = (first + window) * pool->chunk_units;
-    for (uint32_t frame = end; frame > first * pool->chunk_units;) { /* backwards: the first is used first */
+    for (uint32_t frame = end;
+         frame > first * pool->chunk_units;) { /* backwards: the first is used first */
         frame -= units;
         pool->frames[frame].page_class = page_class;
         buf__list_push_head(pool, &pool->lists[page_class].free, frame, FRAME_FREE);
@@ -195,7 +200,8 @@ carve(struct buf_pool *pool, uint8_t page_class)
         for (uint32_t first = 0; first + window <= pool->chunk_count && !found; first += window) {
             found = true;
             for (uint32_t i = 0; i < window && found; i++)
-                found = pool->chunks[first + i].state == CHUNK_FREE && !pool->chunks[first + i].claimed;
+                found = pool->chunks[first + i].state == CHUNK_FREE &&
+                        !pool->chunks[first + i].claimed;
             if (found)
                 carve_at(pool, first, page_class);
         }
@@ -205,14 +211,16 @@ carve(struct buf_pool *pool, uint8_t page_class)
 
 /* ---- Moving chunks between classes (move_lock) ---- */
 
-/* Sets the window aside.  Each chunk in it is free, of frames, or of runs that lie wholly inside. */
+/* Sets the window aside.  Each chunk in it is free, of frames, or of runs that lie wholly inside.
+ * */
 static void
 claim_begin(struct buf_pool *pool, uint32_t first, uint32_t count)
 {
     buf__lock(&pool->alloc_lock);
     for (uint32_t i = first; i < first + count; i++)
         pool->chunks[i].claimed = true;
-    for (uint32_t frame = first * pool->chunk_units; frame < (first + count) * pool->chunk_units; frame++)
+    for (uint32_t frame = first * pool->chunk_units; frame < (first + count) * pool->chunk_units;
+         frame++)
         if (pool->frames[frame].where == FRAME_FREE) {
             buf__list_remove(pool, frame);
             pool->frames[frame].where = FRAME_PARKED;
@@ -229,7 +237,8 @@ claim_end(struct buf_pool *pool, uint32_t first, uint32_t count)
     buf__lock(&pool->alloc_lock);
     for (uint32_t i = first; i < first + count; i++)
         empty = empty && pool->chunks[i].used == 0;
-    for (uint32_t frame = first * pool->chunk_units; frame < (first + count) * pool->chunk_units; frame++) {
+    for (uint32_t frame = first * pool->chunk_units; frame < (first + count) * pool->chunk_units;
+         frame++) {
         struct buf_frame *f = &pool->frames[frame];
         if (f->where != FRAME_PARKED)
             continue;
@@ -251,10 +260,11 @@ claim_end(struct buf_pool *pool, uint32_t first, uint32_t count)
     return empty;
 }
 
-/* Copies a page, latched exclusively, to another frame of its class and releases the latch.  Both frames are HELD; `to` takes
- * over the page.  No scan for dirty pages runs meanwhile (L2). */
+/* Copies a page, latched exclusively, to another frame of its class and releases the latch.  Both
+ * frames are HELD; `to` takes over the page.  No scan for dirty pages runs meanwhile (L2). */
 static void
-relocate(struct buf_pool *pool, uint32_t from, uint32_t to, uint64_t page, uint64_t word, enum frame_where where)
+relocate(struct buf_pool *pool, uint32_t from, uint32_t to, uint64_t page, uint64_t word,
+         enum frame_where where)
 {
     struct buf_frame *f = &pool->frames[from];
     struct buf_frame *t = &pool->frames[to];
@@ -269,8 +279,9 @@ relocate(struct buf_pool *pool, uint32_t from, uint32_t to, uint64_t page, uint6
     atomic_store_explicit(&t->page, page, memory_order_relaxed);
     atomic_store_explicit(&f->page, 0, memory_order_relaxed);
     buf__lock(&pool->alloc_lock);
-    list = where == FRAME_SMALL ? &pool->lists[t->page_class].small :
-           where == FRAME_LAUNDRY ? &pool->lists[t->page_class].laundry : &pool->lists[t->page_class].main;
+    list = where == FRAME_SMALL     ? &pool->lists[t->page_class].small
+           : where == FRAME_LAUNDRY ? &pool->lists[t->page_class].laundry
+                                    : &pool->lists[t->page_class].main;
     buf__list_push_head(pool, list, to, where);
     buf__frame_free_locked(pool, from);
     buf__unlock(&pool->alloc_lock);
@@ -301,14 +312,17 @@ vacate(struct buf_pool *pool, uint32_t frame)
     buf__unlock(&pool->alloc_lock);
 
     uint64_t page = atomic_load_explicit(&f->page, memory_order_acquire);
-    uint64_t word = page != 0 ? atomic_load_explicit(&pool->fast.words[page], memory_order_acquire) : 0;
+    uint64_t word = page != 0 ? atomic_load_explicit(&pool->fast.words[page], memory_order_acquire)
+                              : 0;
     uint64_t taken = word_make(BUF_STATE_X, word, frame) | (word & (BUF_HEAT_MASK | BUF_WAITERS));
     bool busy = word_state(word) != BUF_STATE_FREE || (word & BUF_FRAME_MASK) != frame ||
                 atomic_load(&f->flags) != 0 ||
                 (to == FRAME_NONE && atomic_load(&pool->rec_lsn[frame]) != 0) ||
                 !atomic_compare_exchange_strong(&pool->fast.words[page], &word, taken);
-    if (!busy && (atomic_load(&f->flags) != 0 || (to == FRAME_NONE && atomic_load(&pool->rec_lsn[frame]) != 0))) {
-        buf__publish(pool, page, word_next_version(word) & ~BUF_WAITERS); /* a writer or changer was faster */
+    if (!busy && (atomic_load(&f->flags) != 0 ||
+                  (to == FRAME_NONE && atomic_load(&pool->rec_lsn[frame]) != 0))) {
+        buf__publish(pool, page,
+                     word_next_version(word) & ~BUF_WAITERS); /* a writer or changer was faster */
         busy = true;
     }
     if (busy) {
@@ -336,7 +350,8 @@ claim_window(struct buf_pool *pool, uint32_t first, uint32_t count)
     bool ok = true;
 
     claim_begin(pool, first, count);
-    for (uint32_t frame = first * pool->chunk_units; frame < (first + count) * pool->chunk_units && ok;) {
+    for (uint32_t frame = first * pool->chunk_units;
+         frame < (first + count) * pool->chunk_units && ok;) {
         uint32_t step = 1;
         struct buf_chunk *c = chunk_of(pool, frame);
         if (c->state == CHUNK_FREE) /* constant while claimed */
@@ -350,10 +365,11 @@ claim_window(struct buf_pool *pool, uint32_t first, uint32_t count)
     return claim_end(pool, first, count) && ok;
 }
 
-/* The window with the fewest units in use that has not been tried yet.  donor: only chunks of that class, or PAGE_CLASS_COUNT for any. */
+/* The window with the fewest units in use that has not been tried yet.  donor: only chunks of that
+ * class, or PAGE_CLASS_COUNT for any. */
 static bool
-window_choose(struct buf_pool *pool, uint8_t page_class, uint8_t donor, const uint32_t *tried, unsigned tries,
-              uint32_t *first_out, uint32_t *count_out)
+window_choose(struct buf_pool *pool, uint8_t page_class, uint8_t donor, const uint32_t *tried,
+              unsigned tries, uint32_t *first_out, uint32_t *count_out)
 {
     uint32_t window = window_of(pool, page_class);
     uint32_t best = UINT32_MAX;
@@ -373,7 +389,8 @@ window_choose(struct buf_pool *pool, uint8_t page_class, uint8_t donor, const ui
         for (uint32_t i = start; i < start + count; i++) {
             c = &pool->chunks[i];
             used += c->used;
-            usable = usable && !c->claimed && (donor == PAGE_CLASS_COUNT || c->page_class == donor) &&
+            usable = usable && !c->claimed &&
+                     (donor == PAGE_CLASS_COUNT || c->page_class == donor) &&
                      (c->state == CHUNK_FREE || c->page_class != page_class);
         }
         for (unsigned t = 0; t < tries; t++)
@@ -468,14 +485,16 @@ pop_free(struct buf_pool *pool, uint8_t page_class, uint32_t *frame_out, bool *l
         pool->clock += class_units(page_class);
         *frame_out = frame;
         uint32_t resident = l->small.count + l->main.count;
-        *low_out = pool->chunks_free == 0 && l->free.count < (uint32_t)min_u64(EVICT_BATCH, resident / 32);
+        *low_out = pool->chunks_free == 0 &&
+                   l->free.count < (uint32_t)min_u64(EVICT_BATCH, resident / 32);
         ok = true;
     }
     buf__unlock(&pool->alloc_lock);
     return ok;
 }
 
-/* Every few batches: does another class hold much older pages than this one evicts?  Then its memory is worth more here. */
+/* Every few batches: does another class hold much older pages than this one evicts?  Then its
+ * memory is worth more here. */
 static bool
 rebalance_due(struct buf_pool *pool, uint8_t page_class)
 {
@@ -502,8 +521,11 @@ wait_for_frame(struct buf_pool *pool, uint8_t page_class, uint64_t *deadline)
     if (*deadline == 0)
         *deadline = now + FRAME_WAIT_NS;
     if (atomic_load(&pool->no_space) && now + FRAME_WAIT_NS >= *deadline + NO_SPACE_WAIT_NS)
-        return ash_raise(ASH_NO_SPACE, "No frame for a page of %u bytes: changed pages cannot be written for want of room on the disk; "
-                         "free some and try again", PAGE_CLASS_SIZE(page_class));
+        return ash_raise(
+            ASH_NO_SPACE,
+            "No frame for a page of %u bytes: changed pages cannot be written for want of room on the disk; "
+            "free some and try again",
+            PAGE_CLASS_SIZE(page_class));
     if (now >= *deadline)
         return ash_raise(ASH_NO_MEMORY,
                          "No frame for a page of %u bytes: every page in the cache of %" PRIu64
@@ -526,11 +548,15 @@ buf__frame_alloc(struct buf_pool *pool, uint8_t page_class, bool wait, uint32_t 
     bool low = false;
 
     if (page_class > pool->class_max)
-        return ash_raise(ASH_NO_MEMORY, "A page of %" PRIu64 " bytes does not fit into a cache of %" PRIu64 " bytes; raise the option cache",
+        return ash_raise(ASH_NO_MEMORY,
+                         "A page of %" PRIu64 " bytes does not fit into a cache of %" PRIu64
+                         " bytes; raise the option cache",
                          (uint64_t)PAGE_SIZE_MIN << page_class, pool->arena_bytes);
     for (;;) {
         if (pop_free(pool, page_class, frame_out, &low)) {
-            if (low) { /* have some ready for the next: evict a batch now and then rather than one page each time */
+            /* have some ready for the next: evict a batch now and then rather than one page each
+             * time */
+            if (low) {
                 if (rebalance_due(pool, page_class))
                     buf__chunk_move(pool, page_class);
                 else
@@ -540,7 +566,8 @@ buf__frame_alloc(struct buf_pool *pool, uint8_t page_class, bool wait, uint32_t 
         }
         if (carve(pool, page_class))
             continue;
-        if (buf__evict(pool, page_class, /* force= */ false) > 0 || buf__evict(pool, page_class, /* force= */ true) > 0)
+        if (buf__evict(pool, page_class, /* force= */ false) > 0 ||
+            buf__evict(pool, page_class, /* force= */ true) > 0)
             continue;
         if (buf__chunk_move(pool, page_class))
             continue;

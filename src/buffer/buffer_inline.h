@@ -1,47 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * buffer_inline.h - the hot paths of buffer.h: translation, optimistic reads, their upgrade.  Included by buffer.h.
+ * buffer_inline.h - the hot paths of buffer.h: translation, optimistic reads, their upgrade.
+ * Included by buffer.h.
  *
- * Why optimistic reading is right (R1): the word is loaded with acquire, so what the last exclusive holder wrote before its release is
- * seen; after the reading, an acquire fence and a second load of the word: had any of the bytes read been written by a later exclusive
- * holder, that holder's change of the word (state 1, then a higher version) would be seen by the second load.  The bytes themselves are
- * read while they may change: callers mark those functions ASH_NO_TSAN and clamp every offset until the validation.
+ * Why optimistic reading is right (R1): the word is loaded with acquire, so what the last exclusive
+ * holder wrote before its release is seen; after the reading, an acquire fence and a second load of
+ * the word: had any of the bytes read been written by a later exclusive holder, that holder's
+ * change of the word (state 1, then a higher version) would be seen by the second load.  The bytes
+ * themselves are read while they may change: callers mark those functions ASH_NO_TSAN and clamp
+ * every offset until the validation.
  */
 #ifndef ASH_BUFFER_INLINE_H
 #define ASH_BUFFER_INLINE_H
-
-#include <stdatomic.h>
 
 #include "base/assert.h"
 #include "buffer/buffer.h"
 #include "task/task.h"
 
-#define BUF_STATE_SHIFT 56
-#define BUF_STATE_ONE (1ull << BUF_STATE_SHIFT)
-#define BUF_STATE_ABSENT 0u   /* not resident */
-#define BUF_STATE_X 1u        /* exclusive, or being loaded */
-#define BUF_STATE_FREE 2u     /* resident, unlatched; FREE + n: n shared holders */
-#define BUF_STATE_S_MAX 254u
-#define BUF_READABLE (2ull << BUF_STATE_SHIFT) /* a word >= this: resident and not exclusive */
-#define BUF_HEAT_SHIFT 54
-#define BUF_HEAT_ONE (1ull << BUF_HEAT_SHIFT)
-#define BUF_HEAT_MASK (3ull << BUF_HEAT_SHIFT)
-#define BUF_WAITERS (1ull << 53)
+#include <stdatomic.h>
+
+#define BUF_STATE_SHIFT   56
+#define BUF_STATE_ONE     (1ull << BUF_STATE_SHIFT)
+#define BUF_STATE_ABSENT  0u /* not resident */
+#define BUF_STATE_X       1u /* exclusive, or being loaded */
+#define BUF_STATE_FREE    2u /* resident, unlatched; FREE + n: n shared holders */
+#define BUF_STATE_S_MAX   254u
+#define BUF_READABLE      (2ull << BUF_STATE_SHIFT) /* a word >= this: resident and not exclusive */
+#define BUF_HEAT_SHIFT    54
+#define BUF_HEAT_ONE      (1ull << BUF_HEAT_SHIFT)
+#define BUF_HEAT_MASK     (3ull << BUF_HEAT_SHIFT)
+#define BUF_WAITERS       (1ull << 53)
 #define BUF_VERSION_SHIFT 27
-#define BUF_VERSION_ONE (1ull << BUF_VERSION_SHIFT)
-#define BUF_VERSION_MASK (((1ull << 26) - 1) << BUF_VERSION_SHIFT)
-#define BUF_FRAME_MASK ((1ull << 27) - 1)
-#define BUF_IDENTITY (BUF_VERSION_MASK | BUF_FRAME_MASK) /* what an optimistic reader compares */
-/* Above heat 1 only one hit in this many counts, so that hot pages are not written to by their readers. */
-#define BUF_HEAT_SAMPLE 16u
+#define BUF_VERSION_ONE   (1ull << BUF_VERSION_SHIFT)
+#define BUF_VERSION_MASK  (((1ull << 26) - 1) << BUF_VERSION_SHIFT)
+#define BUF_FRAME_MASK    ((1ull << 27) - 1)
+#define BUF_IDENTITY      (BUF_VERSION_MASK | BUF_FRAME_MASK) /* what an optimistic reader compares */
+/* Above heat 1 only one hit in this many counts, so that hot pages are not written to by their
+ * readers. */
+#define BUF_HEAT_SAMPLE   16u
 
 /* The first part of struct buf_pool: constant after buf_create(). */
 struct buf_fast {
-    _Atomic uint64_t *words;          /* by page id */
-    uint64_t page_max;                /* ids are below */
+    _Atomic uint64_t *words; /* by page id */
+    uint64_t page_max;       /* ids are below */
     uint8_t *arena;
-    const _Atomic uint8_t *chunk_class; /* by chunk; always a valid class, maybe a stale one while the chunk moves */
-    uint32_t chunk_shift;             /* frame number >> this = chunk */
+    const _Atomic uint8_t
+        *chunk_class; /* by chunk; always a valid class, maybe a stale one while the chunk moves */
+    uint32_t chunk_shift; /* frame number >> this = chunk */
 };
 
 static inline const struct buf_fast *
@@ -75,7 +80,8 @@ static inline void
 buf_page_set(const struct buf_fast *f, uint64_t page, uint64_t word, struct buf_page *out)
 {
     uint32_t frame = (uint32_t)(word & BUF_FRAME_MASK);
-    uint8_t class = atomic_load_explicit(&f->chunk_class[frame >> f->chunk_shift], memory_order_relaxed);
+    uint8_t class =
+        atomic_load_explicit(&f->chunk_class[frame >> f->chunk_shift], memory_order_relaxed);
     out->page = page;
     out->word = word;
     out->frame = frame;
@@ -96,13 +102,15 @@ buf_opt_begin(struct buf_pool *pool, uint64_t page, struct buf_page *out)
         uint64_t hotter = buf_word_hotter(word);
         uint64_t expected = word;
         if (hotter != word) /* may fail: only a hint is lost */
-            atomic_compare_exchange_weak_explicit(&f->words[page], &expected, hotter, memory_order_relaxed, memory_order_relaxed);
+            atomic_compare_exchange_weak_explicit(&f->words[page], &expected, hotter,
+                                                  memory_order_relaxed, memory_order_relaxed);
     }
     buf_page_set(f, page, word, out);
     return ASH_OK;
 }
 
-/* Where a page is, if it is resident: for hints to the processor only, as nothing keeps it there.  Does not make it hotter. */
+/* Where a page is, if it is resident: for hints to the processor only, as nothing keeps it there.
+ * Does not make it hotter. */
 static inline bool
 buf_opt_peek(struct buf_pool *pool, uint64_t page, struct buf_page *out)
 {

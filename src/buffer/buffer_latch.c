@@ -2,19 +2,20 @@
  *
  * buffer_latch.c - latches on the page-table word, and bringing pages in.
  *
- * Waiting: a waiter enqueues itself in a hashed wait queue, sets BUF_WAITERS in the word while it cannot have the latch, and parks.  Whoever
- * releases the latch changes the word with one atomic exchange (or decrement), which also says whether the bit was set; only then it
- * looks at the queue.  Bit and latch are one word, so a waiter either sees the release or the releaser sees the bit.
+ * Waiting: a waiter enqueues itself in a hashed wait queue, sets BUF_WAITERS in the word while it
+ * cannot have the latch, and parks.  Whoever releases the latch changes the word with one atomic
+ * exchange (or decrement), which also says whether the bit was set; only then it looks at the
+ * queue.  Bit and latch are one word, so a waiter either sees the release or the releaser sees the
+ * bit.
  *
- * Loading: absent -> exclusive by compare-and-swap decides who reads; everybody else waits as for a latch.  Failure
- * makes the page absent again, so the latch is never stuck.
+ * Loading: absent -> exclusive by compare-and-swap decides who reads; everybody else waits as for a
+ * latch.  Failure makes the page absent again, so the latch is never stuck.
  */
+#include "base/bits.h"
+#include "base/random.h"
 #include "buffer/buffer_int.h"
 
 #include <inttypes.h>
-
-#include "base/bits.h"
-#include "base/random.h"
 
 #define SPIN_MAX 64u /* turns before parking; a latch is mostly held for less than a microsecond */
 
@@ -30,7 +31,7 @@ buf_opt_failed(struct buf_pool *pool)
 /* ---- Who holds what (debug) ---- */
 
 #ifdef ASH_DEBUG
-#define HELD_PROBES 16u
+    #define HELD_PROBES 16u
 /* Best effort: a table by task; when a neighbourhood is full the task is not tracked. */
 static int
 held_slot(struct buf_pool *pool, bool claim)
@@ -111,7 +112,11 @@ buf__publish(struct buf_pool *pool, uint64_t page, uint64_t word)
         buf__wake(pool, page);
 }
 
-enum latch_mode { MODE_RESIDENT, MODE_S, MODE_X };
+enum latch_mode {
+    MODE_RESIDENT,
+    MODE_S,
+    MODE_X
+};
 
 /* The word after taking the latch, or 0 when that is not possible now. */
 static uint64_t
@@ -127,7 +132,8 @@ word_latched(uint64_t word, enum latch_mode mode)
     return word;
 }
 
-/* Takes the latch if it can be had now; *word_out: the word that was seen last, or the one after latching. */
+/* Takes the latch if it can be had now; *word_out: the word that was seen last, or the one after
+ * latching. */
 static bool
 latch_try(struct buf_pool *pool, uint64_t page, enum latch_mode mode, uint64_t *word_out)
 {
@@ -142,7 +148,8 @@ latch_try(struct buf_pool *pool, uint64_t page, enum latch_mode mode, uint64_t *
         if (mode == MODE_RESIDENT)
             return true;
         next = (next & BUF_HEAT_MASK) != BUF_HEAT_MASK ? buf_word_hotter(next) : next;
-        if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acquire, memory_order_acquire)) {
+        if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acquire,
+                                                  memory_order_acquire)) {
             *word_out = next;
             return true;
         }
@@ -207,7 +214,9 @@ buf__check_id(struct buf_pool *pool, uint64_t page)
 {
     if (ASH_LIKELY(page != PAGE_ID_NONE && page < pool->fast.page_max))
         return ASH_OK;
-    return ash_raise(ASH_CORRUPT, "Page id %" PRIu64 " is outside the database (ids are 1 to %" PRIu64 "); the page that refers to it is damaged",
+    return ash_raise(ASH_CORRUPT,
+                     "Page id %" PRIu64 " is outside the database (ids are 1 to %" PRIu64
+                     "); the page that refers to it is damaged",
                      page, pool->fast.page_max - 1);
 }
 
@@ -227,7 +236,8 @@ load_failed(struct buf_pool *pool, uint64_t page)
     buf__publish(pool, page, word_next_version(word_make(BUF_STATE_ABSENT, word, 0)));
 }
 
-/* The frame holds the verified page; makes it resident in the given latch state.  Returns the word. */
+/* The frame holds the verified page; makes it resident in the given latch state.  Returns the word.
+ * */
 static uint64_t
 load_done(struct buf_pool *pool, uint64_t page, uint32_t frame, uint64_t state)
 {
@@ -246,10 +256,15 @@ locate(struct buf_pool *pool, uint64_t page, uint8_t *class_out)
     struct map_entry entry;
     if (pstore_locate(pool->pstore, page, &entry, class_out))
         return ASH_OK;
-    return ash_raise(ASH_CORRUPT, "Page %" PRIu64 " has no place in the data file; the page that refers to it is damaged or out of date", page);
+    return ash_raise(
+        ASH_CORRUPT,
+        "Page %" PRIu64
+        " has no place in the data file; the page that refers to it is damaged or out of date",
+        page);
 }
 
-/* The caller has claimed the absent page.  `state`: how the page is to be latched when it is there. */
+/* The caller has claimed the absent page.  `state`: how the page is to be latched when it is there.
+ * */
 static ash_rc
 load(struct buf_pool *pool, uint64_t page, enum io_class class, uint64_t state, uint64_t *word_out)
 {
@@ -313,7 +328,8 @@ prefetch_begin(struct buf_pool *pool, uint64_t page, enum io_class class, struct
     if (!pstore_locate(pool->pstore, page, &entry, &out->page_class) ||
         buf__frame_alloc(pool, out->page_class, /* wait= */ false, &out->frame) != ASH_OK)
         goto out_absent;
-    if (pstore_read_begin(pool->pstore, page, out->page_class, frame_data(pool, out->frame), class, &out->req, &out->entry) != ASH_OK) {
+    if (pstore_read_begin(pool->pstore, page, out->page_class, frame_data(pool, out->frame), class,
+                          &out->req, &out->entry) != ASH_OK) {
         buf__frame_free(pool, out->frame);
         goto out_absent;
     }
@@ -331,12 +347,14 @@ prefetch_end(struct buf_pool *pool, struct prefetch *p)
 {
     ash_rc rc = io_wait(&p->req);
     if (rc == ASH_OK)
-        rc = pstore_read_end(pool->pstore, p->page, p->page_class, frame_data(pool, p->frame), p->entry);
+        rc = pstore_read_end(pool->pstore, p->page, p->page_class, frame_data(pool, p->frame),
+                             p->entry);
     if (rc == ASH_OK) {
         load_done(pool, p->page, p->frame, BUF_STATE_FREE);
         return;
     }
-    buf__frame_free(pool, p->frame); /* the failure shows again, with its sentence, when the page is used */
+    buf__frame_free(
+        pool, p->frame); /* the failure shows again, with its sentence, when the page is used */
     load_failed(pool, p->page);
 }
 
@@ -377,7 +395,8 @@ latch(struct buf_pool *pool, uint64_t page, enum latch_mode mode, struct buf_pag
             break;
         if (!buf__claim_absent(pool, page))
             continue;
-        rc = load(pool, page, IO_CLASS_READ, mode == MODE_X ? BUF_STATE_X : BUF_STATE_FREE + 1, &word);
+        rc = load(pool, page, IO_CLASS_READ, mode == MODE_X ? BUF_STATE_X : BUF_STATE_FREE + 1,
+                  &word);
         if (rc != ASH_OK)
             return rc;
         break;
@@ -405,7 +424,8 @@ buf_try_latch_x(struct buf_pool *pool, uint64_t page, struct buf_page *out)
     uint64_t word;
 
     task_point();
-    if (page == PAGE_ID_NONE || page >= pool->fast.page_max || !latch_try(pool, page, MODE_X, &word))
+    if (page == PAGE_ID_NONE || page >= pool->fast.page_max ||
+        !latch_try(pool, page, MODE_X, &word))
         return ASH_WOULD_BLOCK;
     buf_page_set(&pool->fast, page, word, out);
     buf__held(pool, 1);
@@ -423,7 +443,8 @@ buf__opt_latch(struct buf_pool *pool, struct buf_page *p, bool exclusive)
         uint64_t next = word_latched(word, exclusive ? MODE_X : MODE_S);
         if (next == 0 || ((word ^ p->word) & BUF_IDENTITY) != 0)
             return buf_opt_failed(pool);
-        if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acq_rel, memory_order_acquire)) {
+        if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
             p->word = next;
             buf__held(pool, 1);
             return true;
@@ -455,6 +476,7 @@ buf_unlatch_x(struct buf_pool *pool, struct buf_page *p)
     ash_assert(word_state(word) == BUF_STATE_X);
     buf__held(pool, -1);
     word = (word & ~(BUF_WAITERS | 255ull << BUF_STATE_SHIFT)) | BUF_STATE_ONE * BUF_STATE_FREE;
-    buf__publish(pool, p->page, PLANTED(75) ? word : word_next_version(word)); /* 75: readers miss the change */
+    buf__publish(pool, p->page,
+                 PLANTED(75) ? word : word_next_version(word)); /* 75: readers miss the change */
     task_point();
 }

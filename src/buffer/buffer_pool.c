@@ -2,12 +2,11 @@
  *
  * buffer_pool.c - making and ending a pool, new and freed pages, figures, and a check of the whole.
  */
+#include "base/bits.h"
 #include "buffer/buffer_int.h"
 
 #include <inttypes.h>
 #include <string.h>
-
-#include "base/bits.h"
 
 static void
 list_reset(struct frame_list *l)
@@ -16,7 +15,8 @@ list_reset(struct frame_list *l)
     l->count = 0;
 }
 
-/* Chunks are an eighth of a small pool, so that every class up to half of the pool finds room beside others. */
+/* Chunks are an eighth of a small pool, so that every class up to half of the pool finds room
+ * beside others. */
 static void
 geometry(struct buf_pool *pool, uint64_t bytes)
 {
@@ -30,7 +30,8 @@ geometry(struct buf_pool *pool, uint64_t bytes)
     pool->chunks_free = pool->chunk_count;
     pool->fast.chunk_shift = log2_floor(pool->chunk_units);
     pool->chunk_class_max = (uint8_t)pool->fast.chunk_shift;
-    pool->class_max = (uint8_t)min_u64(PAGE_CLASS_COUNT - 1, log2_floor(pool->arena_bytes / 2 / FRAME_UNIT));
+    pool->class_max =
+        (uint8_t)min_u64(PAGE_CLASS_COUNT - 1, log2_floor(pool->arena_bytes / 2 / FRAME_UNIT));
     pool->batch_pages = (uint32_t)max_u64(1, min_u64(BATCH_PAGES_MAX, pool->frame_count / 8));
     pool->batch_bytes = max_u64(PAGE_CLASS_SIZE(pool->class_max),
                                 min_u64(BATCH_BYTES_MAX, (uint64_t)pool->batch_pages * FRAME_UNIT));
@@ -43,20 +44,24 @@ geometry(struct buf_pool *pool, uint64_t bytes)
 static ash_rc
 pool_memory(struct buf_pool *pool)
 {
-    /* Behind the arena there is address space for a page of any class: an optimistic reader of a frame that changed its class
-     * reads what is not its page, but always mapped memory (R1). */
+    /* Behind the arena there is address space for a page of any class: an optimistic reader of a
+     * frame that changed its class reads what is not its page, but always mapped memory (R1). */
     pool->map_bytes = pool->arena_bytes + PAGE_CLASS_SIZE(pool->class_max);
-    pool->fast.arena = mem_map(MEM_BUFFER, pool->map_bytes, /* huge= */ pool->arena_bytes >= CHUNK_BYTES_MAX);
-    pool->fast.words = mem_map(MEM_BUFFER, pool->fast.page_max * sizeof(uint64_t), /* huge= */ false);
+    pool->fast.arena =
+        mem_map(MEM_BUFFER, pool->map_bytes, /* huge= */ pool->arena_bytes >= CHUNK_BYTES_MAX);
+    pool->fast.words =
+        mem_map(MEM_BUFFER, pool->fast.page_max * sizeof(uint64_t), /* huge= */ false);
     pool->frames = mem_zalloc(MEM_BUFFER, pool->frame_count * sizeof(*pool->frames));
     pool->rec_lsn = mem_zalloc(MEM_BUFFER, pool->frame_count * sizeof(*pool->rec_lsn));
     pool->chunks = mem_zalloc(MEM_BUFFER, pool->chunk_count * sizeof(*pool->chunks));
     pool->chunk_class = mem_zalloc(MEM_BUFFER, pool->chunk_count);
     pool->ghost = mem_zalloc(MEM_BUFFER, (pool->ghost_mask + 1) * sizeof(*pool->ghost));
-    pool->waitq = mem_aligned(MEM_BUFFER, ASH_CACHE_LINE, (pool->waitq_mask + 1) * sizeof(*pool->waitq));
+    pool->waitq =
+        mem_aligned(MEM_BUFFER, ASH_CACHE_LINE, (pool->waitq_mask + 1) * sizeof(*pool->waitq));
     pool->fast.chunk_class = pool->chunk_class;
-    if (pool->fast.arena == NULL || pool->fast.words == NULL || pool->frames == NULL || pool->rec_lsn == NULL ||
-        pool->chunks == NULL || pool->chunk_class == NULL || pool->ghost == NULL || pool->waitq == NULL)
+    if (pool->fast.arena == NULL || pool->fast.words == NULL || pool->frames == NULL ||
+        pool->rec_lsn == NULL || pool->chunks == NULL || pool->chunk_class == NULL ||
+        pool->ghost == NULL || pool->waitq == NULL)
         return ASH_NO_MEMORY;
     for (uint32_t i = 0; i <= pool->waitq_mask; i++)
         task_waitq_init(&pool->waitq[i].q);
@@ -68,7 +73,11 @@ ash_rc
 buf_create(const struct buf_options *options, struct buf_pool **out)
 {
     if (options->bytes < 64 * FRAME_UNIT || options->bytes / FRAME_UNIT > BUF_FRAME_MASK)
-        return ash_raise(ASH_INVALID, "A cache of %" PRIu64 " bytes is not possible; the option cache must be between 256 KiB and 511 GiB", options->bytes);
+        return ash_raise(
+            ASH_INVALID,
+            "A cache of %" PRIu64
+            " bytes is not possible; the option cache must be between 256 KiB and 511 GiB",
+            options->bytes);
     struct buf_pool *pool = mem_aligned(MEM_BUFFER, ASH_CACHE_LINE, sizeof(*pool));
     if (pool == NULL)
         return ASH_NO_MEMORY;
@@ -165,12 +174,15 @@ buf_class_max(const struct buf_pool *pool)
 
 /* Puts an empty page into a HELD frame; the caller holds the page's word exclusively. */
 static void
-page_begin(struct buf_pool *pool, uint64_t page, uint32_t frame, uint8_t type, uint32_t tree, struct buf_page *out)
+page_begin(struct buf_pool *pool, uint64_t page, uint32_t frame, uint8_t type, uint32_t tree,
+           struct buf_page *out)
 {
     uint8_t page_class = pool->frames[frame].page_class;
     uint32_t size = PAGE_CLASS_SIZE(page_class);
     uint8_t *data = frame_data(pool, frame);
-    struct page_head head = { .format = PAGE_FORMAT, .type = type, .page_class = page_class, .page = page, .tree = tree };
+    struct page_head head = {
+        .format = PAGE_FORMAT, .type = type, .page_class = page_class, .page = page, .tree = tree
+    };
 
     memset(data, 0, size);
     memcpy(data, &head, sizeof(head));
@@ -178,18 +190,23 @@ page_begin(struct buf_pool *pool, uint64_t page, uint32_t frame, uint8_t type, u
     uint64_t word = atomic_load_explicit(&pool->fast.words[page], memory_order_relaxed);
     word = word_next_version(word_make(BUF_STATE_X, word, frame));
     buf__publish(pool, page, word);
-    *out = (struct buf_page){ .page = page, .word = word, .data = data, .size = size, .frame = frame };
+    *out =
+        (struct buf_page){ .page = page, .word = word, .data = data, .size = size, .frame = frame };
     buf__held(pool, 1);
 }
 
 /* Makes `page` a new page in `frame`. */
 static ash_rc
-new_in_frame(struct buf_pool *pool, uint64_t page, uint32_t frame, enum page_type type, uint32_t tree, struct buf_page *out)
+new_in_frame(struct buf_pool *pool, uint64_t page, uint32_t frame, enum page_type type,
+             uint32_t tree, struct buf_page *out)
 {
     if (page >= pool->fast.page_max)
-        return ash_raise(ASH_NO_SPACE, "All %" PRIu64 " page ids are in use; larger pages or another database make room", pool->fast.page_max);
-    /* The id may have been in use before: its last holder is about to leave (buf_free), or somebody with an old reference
-     * is about to find that the page does not exist. */
+        return ash_raise(ASH_NO_SPACE,
+                         "All %" PRIu64
+                         " page ids are in use; larger pages or another database make room",
+                         pool->fast.page_max);
+    /* The id may have been in use before: its last holder is about to leave (buf_free), or somebody
+     * with an old reference is about to find that the page does not exist. */
     while (!buf__claim_absent(pool, page)) {
         bool resident = buf__wait_settled(pool, page);
         ash_assert(!resident); /* an id in use was given out */
@@ -200,7 +217,8 @@ new_in_frame(struct buf_pool *pool, uint64_t page, uint32_t frame, enum page_typ
 }
 
 ash_rc
-buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out)
+buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t tree,
+        struct buf_page *out)
 {
     uint64_t page;
     uint32_t frame;
@@ -221,7 +239,8 @@ buf_new(struct buf_pool *pool, enum page_type type, uint8_t page_class, uint32_t
 }
 
 ash_rc
-buf_new_at(struct buf_pool *pool, uint64_t page, enum page_type type, uint8_t page_class, uint32_t tree, struct buf_page *out)
+buf_new_at(struct buf_pool *pool, uint64_t page, enum page_type type, uint8_t page_class,
+           uint32_t tree, struct buf_page *out)
 {
     uint32_t frame;
     ash_rc rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame);
@@ -272,7 +291,8 @@ buf_free(struct buf_pool *pool, struct buf_page *p, uint64_t lsn)
 {
     if ((atomic_load(&pool->frames[p->frame].flags) & FRAME_WRITING) != 0)
         buf__flight_freed(pool, p->page);
-    pstore_page_free(pool->pstore, p->page, lsn); /* before the word: who finds it absent must not find a place */
+    pstore_page_free(pool->pstore, p->page,
+                     lsn); /* before the word: who finds it absent must not find a place */
     buf__page_drop(pool, p);
 }
 
@@ -299,7 +319,8 @@ buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count)
 }
 
 ash_rc
-buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t tree, uint8_t type, struct buf_page *out)
+buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t tree, uint8_t type,
+              struct buf_page *out)
 {
     uint32_t frame;
     struct buf_page old;
@@ -308,7 +329,9 @@ buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t
     if (rc != ASH_OK)
         return rc;
     if (page_class >= PAGE_CLASS_COUNT)
-        return ash_raise(ASH_CORRUPT, "The log gives page %" PRIu64 " the size class %u, which does not exist", page, page_class);
+        return ash_raise(ASH_CORRUPT,
+                         "The log gives page %" PRIu64 " the size class %u, which does not exist",
+                         page, page_class);
     rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame);
     if (rc != ASH_OK)
         return rc;
@@ -349,7 +372,8 @@ buf_stats(struct buf_pool *pool, struct buf_stats *out)
 /* ---- Check ---- */
 
 static uint32_t
-check_list(struct buf_pool *pool, const struct frame_list *l, enum frame_where where, uint8_t page_class)
+check_list(struct buf_pool *pool, const struct frame_list *l, enum frame_where where,
+           uint8_t page_class)
 {
     uint32_t n = 0, prev = FRAME_NONE;
 
@@ -376,8 +400,10 @@ buf_check(struct buf_pool *pool)
     buf__lock(&pool->alloc_lock);
     for (uint8_t k = 0; k < PAGE_CLASS_COUNT; k++) {
         struct class_lists *l = &pool->lists[k];
-        uint32_t n = check_list(pool, &l->free, FRAME_FREE, k) + check_list(pool, &l->small, FRAME_SMALL, k) +
-                     check_list(pool, &l->main, FRAME_MAIN, k) + check_list(pool, &l->laundry, FRAME_LAUNDRY, k);
+        uint32_t n = check_list(pool, &l->free, FRAME_FREE, k) +
+                     check_list(pool, &l->small, FRAME_SMALL, k) +
+                     check_list(pool, &l->main, FRAME_MAIN, k) +
+                     check_list(pool, &l->laundry, FRAME_LAUNDRY, k);
         laundry += l->laundry.count;
         chunks += l->chunks;
         ash_assert(n <= l->chunks * pool->chunk_units >> k); /* some may be held */

@@ -1,33 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * buffer_write.c - dirty pages: keeping count of them, and page writers that bring them to new places.
+ * buffer_write.c - dirty pages: keeping count of them, and page writers that bring them to new
+ * places.
  *
  * One batch:
- *   1. collect   laundry first (frames are short), then a sweep over rec_lsn[] for pages with changes below the target.  Each page is
- *                latched shared (tried, never waited for), its image copied, its rec_lsn moved into the batch, its frame marked WRITING.
- *   2. log       flush_to(highest page LSN, and the previous batch's MAP record, which thereby costs no log write of its own).
+ *   1. collect   laundry first (frames are short), then a sweep over rec_lsn[] for pages with
+ *                changes below the target.  Each page is latched shared (tried, never waited for),
+ *                its image copied, its rec_lsn moved into the batch, its frame marked WRITING.
+ *   2. log       flush_to(highest page LSN, and the previous batch's MAP record, which thereby costs
+ *                no log write of its own).
  *   3. write     pstore_write(): images to new places, durable.
- *   4. install   under the map lock: append_map(), pstore_install() for each, WRITING cleared.  Pages freed meanwhile are left out.
- *                From here a page may be evicted: the map leads to its new place.
- *   5. confirm   when the MAP record is durable: the batch is forgotten, old places are released.  Until then a crash would lead to the
- *                old place, so the batch still answers buf_oldest_dirty() with the rec_lsn of its images.
+ *   4. install   under the map lock: append_map(), pstore_install() for each, WRITING cleared.  Pages
+ *                freed meanwhile are left out.  From here a page may be evicted: the map leads to its
+ *                new place.
+ *   5. confirm   when the MAP record is durable: the batch is forgotten, old places are released.
+ *                Until then a crash would lead to the old place, so the batch still answers
+ *                buf_oldest_dirty() with the rec_lsn of its images.
  * When 2 to 4 fail, rec_lsn goes back into the frames; nothing is lost.
  *
- * Why the checkpoint misses no change: buf_mark_dirty() comes before the append, and the collector reads the end of the log before it
- * scans.  If the scan did not see the mark, the append came after the scan began, so the record starts at or above that end.  A rec_lsn
- * moves from frame to batch in that order of visibility (batch first), and the scan reads frames first; moves that go the other way (restore)
- * or to another frame hold move_lock (L2), as the scan does.
+ * Why the checkpoint misses no change: buf_mark_dirty() comes before the append, and the collector
+ * reads the end of the log before it scans.  If the scan did not see the mark, the append came
+ * after the scan began, so the record starts at or above that end.  A rec_lsn moves from frame to
+ * batch in that order of visibility (batch first), and the scan reads frames first; moves that go
+ * the other way (restore) or to another frame hold move_lock (L2), as the scan does.
  */
+#include "base/bits.h"
+#include "base/clock.h"
 #include "buffer/buffer_int.h"
 
 #include <inttypes.h>
 #include <string.h>
 
-#include "base/bits.h"
-#include "base/clock.h"
-
-#define RETRY_NS 1000000ull    /* while pages that must be written are latched */
-#define NO_SPACE_NS 50000000ull /* between attempts while the disk is full */
+#define RETRY_NS      1000000ull  /* while pages that must be written are latched */
+#define NO_SPACE_NS   50000000ull /* between attempts while the disk is full */
 #define BATCHES_SPARE 4u
 
 /* ---- Dirty pages ---- */
@@ -36,7 +41,8 @@ void
 buf__dirty_add(struct buf_pool *pool, uint32_t units)
 {
     uint32_t before = atomic_fetch_add_explicit(&pool->dirty_units, units, memory_order_relaxed);
-    if (before + units >= pool->dirty_soft && (before < pool->dirty_soft || (before & 63u) < units) && pool->started)
+    if (before + units >= pool->dirty_soft &&
+        (before < pool->dirty_soft || (before & 63u) < units) && pool->started)
         buf__poke(pool);
 }
 
@@ -98,7 +104,11 @@ void
 buf_mark_broken(struct buf_pool *pool, struct buf_page *p)
 {
     atomic_fetch_or(&pool->frames[p->frame].flags, FRAME_BROKEN);
-    buf__fail(pool, ash_raise(ASH_POISONED, "Page %" PRIu64 " was changed but the change could not be logged; reopen the database", p->page));
+    buf__fail(pool,
+              ash_raise(ASH_POISONED,
+                        "Page %" PRIu64
+                        " was changed but the change could not be logged; reopen the database",
+                        p->page));
 }
 
 /* ---- Batches ---- */
@@ -124,7 +134,8 @@ confirm(struct buf_pool *pool)
     buf__lock(&pool->flight_lock);
     for (uint32_t i = 0; i < pool->batch_count; i++) {
         struct batch *b = &pool->batches[i];
-        if (b->state == BATCH_INSTALLED && (b->map_lsn <= durable || PLANTED(76))) { /* 76: confirmed too early */
+        if (b->state == BATCH_INSTALLED &&
+            (b->map_lsn <= durable || PLANTED(76))) { /* 76: confirmed too early */
             b->state = BATCH_IDLE;
             b->count = 0;
             any = true;
@@ -167,7 +178,8 @@ confirm_now(struct buf_pool *pool)
     ash_rc rc = lsn != 0 ? pool->log.flush_to(pool->log.ctx, lsn) : ASH_OK;
     if (rc == ASH_OK) {
         confirm(pool);
-        pstore_release(pool->pstore, pool->log.durable(pool->log.ctx)); /* also places of freed pages */
+        pstore_release(pool->pstore,
+                       pool->log.durable(pool->log.ctx)); /* also places of freed pages */
     }
     return rc;
 }
@@ -218,14 +230,16 @@ collect_frame(struct writer *w, uint32_t frame, uint64_t target, bool held)
     uint64_t word = atomic_load_explicit(&pool->fast.words[page], memory_order_acquire);
     if (word < BUF_READABLE || (word & BUF_FRAME_MASK) != frame)
         return false;
-    buf_page_set(&pool->fast, page, word, &p); /* not buf_opt_begin(): writing a page does not make it hot */
+    buf_page_set(&pool->fast, page, word,
+                 &p); /* not buf_opt_begin(): writing a page does not make it hot */
     if (!buf__opt_latch(pool, &p, /* exclusive= */ false))
         return false;
     uint32_t size = PAGE_CLASS_SIZE(f->page_class);
     uint64_t rec = atomic_load(&pool->rec_lsn[frame]);
     if (rec == 0 || rec >= target || w->used + size > pool->batch_bytes)
         goto out_unlatch;
-    if (atomic_fetch_or(&f->flags, FRAME_WRITING) != 0) /* another writer has it, or it is broken and stays */
+    if (atomic_fetch_or(&f->flags, FRAME_WRITING) !=
+        0) /* another writer has it, or it is broken and stays */
         goto out_unlatch;
     rec = atomic_load(&pool->rec_lsn[frame]);
     if (rec == 0) { /* another writer had it, and has finished */
@@ -237,8 +251,10 @@ collect_frame(struct writer *w, uint32_t frame, uint64_t target, bool held)
     uint8_t *image = w->images + w->used;
     memcpy(image, p.data, size);
     buf__lock(&pool->flight_lock);
-    b->entry[b->count] = (struct batch_entry){ .page = page, .rec_lsn = rec, .frame = frame, .held = held };
-    w->writes[b->count] = (struct pstore_write){ .page = page, .page_class = f->page_class, .image = image };
+    b->entry[b->count] =
+        (struct batch_entry){ .page = page, .rec_lsn = rec, .frame = frame, .held = held };
+    w->writes[b->count] =
+        (struct pstore_write){ .page = page, .page_class = f->page_class, .image = image };
     b->count++;
     buf__unlock(&pool->flight_lock);
     atomic_store(&pool->rec_lsn[frame], 0);
@@ -284,8 +300,9 @@ collect_laundry(struct writer *w)
     }
 }
 
-/* Goes once around all frames at most, from where it stopped last.  When it comes round without leaving anything behind, nobody needs
- * to look for that target again: a page marked later has a later LSN, or (a mark that was just being made) is found with the next target. */
+/* Goes once around all frames at most, from where it stopped last.  When it comes round without
+ * leaving anything behind, nobody needs to look for that target again: a page marked later has a
+ * later LSN, or (a mark that was just being made) is found with the next target. */
 static void
 collect_sweep(struct writer *w, uint64_t target)
 {
@@ -305,7 +322,8 @@ collect_sweep(struct writer *w, uint64_t target)
 
 /* ---- Writing a batch ---- */
 
-/* Laundry frames go back to a queue; frames that eviction put there meanwhile and that are clean now leave it. */
+/* Laundry frames go back to a queue; frames that eviction put there meanwhile and that are clean
+ * now leave it. */
 static void
 frames_back(struct buf_pool *pool, const struct batch *b)
 {
@@ -410,7 +428,8 @@ batch_write(struct writer *w)
     struct batch *b = w->batch;
     uint64_t end = 0;
 
-    ash_rc rc = pool->log.flush_to(pool->log.ctx, max_u64(w->lsn_max, atomic_load(&pool->map_lsn_last)));
+    ash_rc rc =
+        pool->log.flush_to(pool->log.ctx, max_u64(w->lsn_max, atomic_load(&pool->map_lsn_last)));
     if (rc != ASH_OK)
         goto out_restore;
     confirm(pool);
@@ -478,7 +497,8 @@ buf__poke(struct buf_pool *pool)
 static uint64_t
 sweep_target(struct buf_pool *pool)
 {
-    if (atomic_load(&pool->dirty_units) >= pool->dirty_soft || atomic_load(&pool->frame_waiters) > 0)
+    if (atomic_load(&pool->dirty_units) >= pool->dirty_soft ||
+        atomic_load(&pool->frame_waiters) > 0)
         return UINT64_MAX;
     uint64_t target = max_u64(atomic_load(&pool->pace), atomic_load(&pool->until));
     return target > atomic_load(&pool->swept) ? target : 0;
@@ -549,7 +569,8 @@ writer_init(struct buf_pool *pool, struct writer *w)
 {
     w->pool = pool;
     w->writes = mem_alloc(MEM_BUFFER, pool->batch_pages * sizeof(*w->writes));
-    w->images = mem_map(MEM_BUFFER, pool->batch_bytes, /* huge= */ pool->batch_bytes >= BATCH_BYTES_MAX);
+    w->images =
+        mem_map(MEM_BUFFER, pool->batch_bytes, /* huge= */ pool->batch_bytes >= BATCH_BYTES_MAX);
     if (w->writes == NULL || w->images == NULL)
         return ASH_NO_MEMORY;
     io_register_buffer(pool->io, w->images, pool->batch_bytes);
@@ -565,7 +586,8 @@ buf__writers_init(struct buf_pool *pool)
     pool->batch_count = n + 1 + BATCHES_SPARE;
     pool->batches = mem_zalloc(MEM_BUFFER, pool->batch_count * sizeof(*pool->batches));
     pool->writers = mem_zalloc(MEM_BUFFER, (n + 1) * sizeof(*pool->writers));
-    struct batch_entry *entries = mem_alloc(MEM_BUFFER, (size_t)pool->batch_count * pool->batch_pages * sizeof(*entries));
+    struct batch_entry *entries =
+        mem_alloc(MEM_BUFFER, (size_t)pool->batch_count * pool->batch_pages * sizeof(*entries));
     if (pool->batches == NULL || pool->writers == NULL || entries == NULL) {
         mem_free(MEM_BUFFER, entries);
         return rc;
@@ -596,7 +618,8 @@ ash_rc
 buf__writers_start(struct buf_pool *pool)
 {
     for (unsigned i = 0; i < pool->options.writers; i++) {
-        ash_rc rc = task_spawn(pool->options.rt, "page-writer", writer_main, &pool->writers[i], &pool->writers[i].task);
+        ash_rc rc = task_spawn(pool->options.rt, "page-writer", writer_main, &pool->writers[i],
+                               &pool->writers[i].task);
         if (rc != ASH_OK)
             return rc;
     }
@@ -617,7 +640,8 @@ buf_stop(struct buf_pool *pool)
             task_join(pool->writers[i].task);
             pool->writers[i].task = NULL;
         }
-    /* Recovery starts and stops the pool with log ops of its own before the real ones come: nothing of them may stay. */
+    /* Recovery starts and stops the pool with log ops of its own before the real ones come: nothing
+     * of them may stay. */
     confirm(pool);
     pool->started = false;
     atomic_store(&pool->map_lsn_last, 0);
@@ -630,7 +654,8 @@ buf_stop(struct buf_pool *pool)
 /* ---- What the checkpoint asks ---- */
 
 void
-buf_dirty_pages(struct buf_pool *pool, void (*fn)(void *arg, uint64_t page, uint64_t rec_lsn), void *arg)
+buf_dirty_pages(struct buf_pool *pool, void (*fn)(void *arg, uint64_t page, uint64_t rec_lsn),
+                void *arg)
 {
     confirm(pool);
     task_mutex_lock(&pool->move_lock);
@@ -692,7 +717,9 @@ buf_write_until(struct buf_pool *pool, uint64_t lsn)
     ash_rc rc = ASH_OK;
 
     if (!pool->started)
-        return buf_oldest_dirty(pool) >= lsn ? ASH_OK : ash_raise(ASH_MISUSE, "Pages cannot be written before recovery has ended");
+        return buf_oldest_dirty(pool) >= lsn
+                   ? ASH_OK
+                   : ash_raise(ASH_MISUSE, "Pages cannot be written before recovery has ended");
     buf__assert_none_held(pool);
     target_raise(&pool->until, lsn);
     buf__poke(pool); /* the writers help */
@@ -712,7 +739,8 @@ buf_write_until(struct buf_pool *pool, uint64_t lsn)
         task_sleep_ns(RETRY_NS / 4); /* the rest is latched, or with a writer */
     }
     task_mutex_unlock(&pool->guest_lock);
-    uint64_t target = lsn; /* or the writers would go on for ever after buf_write_until(UINT64_MAX) */
+    uint64_t target =
+        lsn; /* or the writers would go on for ever after buf_write_until(UINT64_MAX) */
     atomic_compare_exchange_strong(&pool->until, &target, 0);
     if (rc != ASH_OK && rc != ASH_NO_SPACE)
         buf__fail(pool, rc);
@@ -725,19 +753,24 @@ buf_throttle(struct buf_pool *pool)
     struct task_waiter waiter;
     ash_rc rc = buf__error(pool);
 
-    if (rc != ASH_OK || ASH_LIKELY(atomic_load_explicit(&pool->dirty_units, memory_order_relaxed) < pool->dirty_soft))
+    if (rc != ASH_OK || ASH_LIKELY(atomic_load_explicit(&pool->dirty_units, memory_order_relaxed) <
+                                   pool->dirty_soft))
         return rc;
     if (atomic_load(&pool->dirty_units) < pool->dirty_hard && !atomic_load(&pool->no_space))
         return ASH_OK;
     buf__assert_none_held(pool);
     buf__poke(pool);
     task_wait_begin(&pool->clean_wait, &waiter, 0);
-    while (atomic_load(&pool->dirty_units) >= pool->dirty_hard && !atomic_load(&pool->no_space) && !atomic_load(&pool->stuck))
+    while (atomic_load(&pool->dirty_units) >= pool->dirty_hard && !atomic_load(&pool->no_space) &&
+           !atomic_load(&pool->stuck))
         task_park();
     task_wait_end(&pool->clean_wait, &waiter);
     rc = buf__error(pool);
     /* Half, not three quarters: a writer that tries has its batch out of the count. */
-    if (rc == ASH_OK && atomic_load(&pool->no_space) && atomic_load(&pool->dirty_units) >= pool->dirty_soft)
-        rc = ash_raise(ASH_NO_SPACE, "Changed pages cannot be written for want of room on the disk; free some and try again");
+    if (rc == ASH_OK && atomic_load(&pool->no_space) &&
+        atomic_load(&pool->dirty_units) >= pool->dirty_soft)
+        rc = ash_raise(
+            ASH_NO_SPACE,
+            "Changed pages cannot be written for want of room on the disk; free some and try again");
     return rc;
 }

@@ -1,18 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io.h - the disk manager: files and asynchronous requests over io_uring, a thread pool, or a simulated disk.
+ * io.h - the disk manager: files and asynchronous requests over io_uring, a thread pool, or a
+ * simulated disk.
  *
  * Rules:
- *   R1  A request is submitted and waited for by the same task.  Its buffers stay untouched until it is done.
- *   R2  Every negative or short result is a failure.  Short transfers are continued, EAGAIN and EINTR retried a
- *       bounded number of times; everything else reaches the caller.  No list of harmless errors exists.
- *   R3  A failed write, flush or directory sync poisons the disk manager: every later write fails with ASH_POISONED,
- *       reads go on.  An fsync is never retried.  Growing a file (io_file_allocate) may fail with ASH_NO_SPACE without poisoning.
- *   R4  Addresses, lengths and offsets are multiples of io_file_align() (4096 unless the file says more).
- *   R5  The exclusive lock is an flock() on a data file's own descriptor, so it outlives the process only as long as its I/O in flight.
- *   R6  A completed write is volatile until io_flush() of the file completed after it, unless the file was opened with IO_DSYNC.
- *   R7  A request that would read beyond the end of the file fails with ASH_CORRUPT (ask io_file_size first).
- *   R8  After fork() a child may only call the close functions; requests fail with ASH_MISUSE there.
+ *   R1  A request is submitted and waited for by the same task.  Its buffers stay untouched until
+ *       it is done.
+ *   R2  Every negative or short result is a failure.  Short transfers are continued, EAGAIN and
+ *       EINTR retried a bounded number of times; everything else reaches the caller.  No list of
+ *       harmless errors exists.
+ *   R3  A failed write, flush or directory sync poisons the disk manager: every later write fails
+ *       with ASH_POISONED, reads go on.  An fsync is never retried.  Growing a file
+ *       (io_file_allocate) may fail with ASH_NO_SPACE without poisoning.
+ *   R4  Addresses, lengths and offsets are multiples of io_file_align() (4096 unless the file says
+ *       more).
+ *   R5  The exclusive lock is an flock() on a data file's own descriptor, so it outlives the
+ *       process only as long as its I/O in flight.
+ *   R6  A completed write is volatile until io_flush() of the file completed after it, unless the
+ *       file was opened with IO_DSYNC.
+ *   R7  A request that would read beyond the end of the file fails with ASH_CORRUPT (ask
+ *       io_file_size first).
+ *   R8  After fork() a child may only call the close functions; requests fail with ASH_MISUSE
+ *       there.
  */
 #ifndef ASH_STORAGE_IO_H
 #define ASH_STORAGE_IO_H
@@ -59,7 +68,8 @@ struct io_options {
     struct sim_disk *disk; /* IO_BACKEND_SIM only */
 };
 
-/* URING and AUTO take uring when a ring with the flags that will be used can be made, else threads with one logged warning. */
+/* URING and AUTO take uring when a ring with the flags that will be used can be made, else threads
+ * with one logged warning. */
 ASH_MUST_CHECK ash_rc io_create(const struct io_options *options, struct io **out);
 void io_destroy(struct io *io); /* all files closed */
 enum io_backend_kind io_backend(const struct io *io);
@@ -70,7 +80,8 @@ bool io_poisoned(const struct io *io);
 ASH_MUST_CHECK ash_rc
 io_check(const struct io *io); /* ASH_OK, or ASH_POISONED with the first failure's sentence */
 
-/* ---- Directories and files: names are relative, no '/', opened with O_NOFOLLOW|O_CLOEXEC, files 0600 ---- */
+/* ---- Directories and files: names are relative, no '/', opened with O_NOFOLLOW|O_CLOEXEC, files
+ * 0600 ---- */
 
 enum {
     IO_CREATE = 1u << 0,
@@ -101,8 +112,8 @@ const char *io_file_name(const struct io_file *f);
 struct io *io_file_io(const struct io_file *f);
 uint32_t io_file_align(const struct io_file *f);
 ASH_MUST_CHECK ash_rc io_file_size(struct io_file *f, uint64_t *bytes_out);
-/* Grows the file to `bytes` with blocks allocated; `zero`: also written with zeros, so that later writes change no
- * metadata.  ASH_NO_SPACE leaves it as it was. */
+/* Grows the file to `bytes` with blocks allocated; `zero`: also written with zeros, so that later
+ * writes change no metadata.  ASH_NO_SPACE leaves it as it was. */
 ASH_MUST_CHECK ash_rc io_file_allocate(struct io_file *f, uint64_t bytes, bool zero);
 ASH_MUST_CHECK ash_rc io_file_truncate(struct io_file *f, uint64_t bytes);
 ASH_MUST_CHECK ash_rc io_file_punch(struct io_file *f, uint64_t offset,
@@ -143,8 +154,9 @@ struct io_req {
     bool quiet;    /* a failure does not poison (io_file_allocate) */
 };
 
-/* Queues requests; does not park unless too many are in flight.  Requests to a poisoned manager fail when waited for.
- * On a host thread and an executor they reach the kernel at the next io_wait/io_kick/poll. */
+/* Queues requests; does not park unless too many are in flight.  Requests to a poisoned manager
+ * fail when waited for. On a host thread and an executor they reach the kernel at the next
+ * io_wait/io_kick/poll. */
 void io_submit(struct io_req **reqs, unsigned count);
 void io_kick(struct io *io); /* hands queued requests of the caller's ring to the kernel now */
 ASH_MUST_CHECK ash_rc io_wait(struct io_req *req); /* parks until done; returns req->rc, raised */
@@ -159,9 +171,10 @@ ASH_MUST_CHECK ash_rc io_write(struct io_file *f, const void *buf, uint32_t byte
 ASH_MUST_CHECK ash_rc io_flush(struct io_file *f,
                                enum io_class class); /* fdatasync; not retried (R3) */
 
-/* Tells the rings about long-lived buffer memory (frame arena, log buffer) so that requests inside use registered buffers.  Best
- * effort: a memlock limit is one logged line and no error.  Registered memory is pinned: until io_unregister_buffer() it must not be
- * unmapped, decommitted (mem_map_decommit) or remapped, or requests would go to pages that nobody sees any more. */
+/* Tells the rings about long-lived buffer memory (frame arena, log buffer) so that requests inside
+ * use registered buffers.  Best effort: a memlock limit is one logged line and no error.
+ * Registered memory is pinned: until io_unregister_buffer() it must not be unmapped, decommitted
+ * (mem_map_decommit) or remapped, or requests would go to pages that nobody sees any more. */
 void io_register_buffer(struct io *io, void *base, size_t bytes);
 void io_unregister_buffer(struct io *io, void *base);
 
@@ -177,7 +190,8 @@ struct io_stats {
 };
 void io_stats(struct io *io, struct io_stats *out);
 struct hist;
-/* Adds the latencies (ns from io_submit to completion) of all finished requests of a class to `into`. Not kept in simulation. */
+/* Adds the latencies (ns from io_submit to completion) of all finished requests of a class to
+ * `into`. Not kept in simulation. */
 void io_latency(struct io *io, enum io_class class, struct hist *into);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * page_format.h - what every page begins with, whatever it holds.  Little-endian.  Described in docs/format.md.
+ * page_format.h - what every page begins with, whatever it holds.  Little-endian.  Described in
+ * docs/format.md.
  */
 #ifndef ASH_STORAGE_PAGE_FORMAT_H
 #define ASH_STORAGE_PAGE_FORMAT_H
@@ -26,7 +27,9 @@ enum page_type { /* never renumbered; 0 is never valid on disk */
 
 struct page_head {
     uint32_t
-        crc32c; /*  0  4  of bytes [4, page size); rot and torn writes. Set when written to disk, stale in memory */
+        /*  0  4  of bytes [4, page size); rot and torn writes. Set when written to disk, stale in
+         * memory */
+        crc32c;
     uint8_t format;     /*  4  1  PAGE_FORMAT */
     uint8_t type;       /*  5  1  enum page_type */
     uint8_t page_class; /*  6  1  size is 4096 << class */

@@ -43,7 +43,8 @@ struct task_sim_options {
     uint64_t seed;
     size_t stack_bytes; /* per fiber; 0: default */
     uint64_t
-        step_max; /* scheduler steps before task_sim_run() gives up (a hang is a finding); 0: no limit */
+        /* scheduler steps before task_sim_run() gives up (a hang is a finding); 0: no limit */
+        step_max;
 };
 /* A simulation: everything runs on the calling thread, in an order drawn from the seed.  A failed
  * assertion will print that seed; a harness that replays by another calls assert_note_seed() after

@@ -55,8 +55,8 @@ txn_start(struct txn_sys *sys, struct wal *wal)
     atomic_store(&sys->active_low, wal_reserved(wal));
     if (sys->read_only)
         return ASH_OK;
-    /* What was garbage before the crash: nobody can see it now.  A damaged page among it is no reason
-     * to keep the database closed. */
+    /* What was garbage before the crash: nobody can see it now.  A damaged page among it is no
+     * reason to keep the database closed. */
     rc = txn__purge_round(sys);
     if (rc != ASH_OK && rc != ASH_CORRUPT && rc != ASH_NO_SPACE)
         return rc;

@@ -22,15 +22,14 @@
 #define TXN_STATE_ENDED       2u /* ended without a change, or rolled back before it was opened */
 #define TXN_STATE_SEEN_BY_ALL 3u /* committed before the database was opened */
 
-/* Who copied a row before its writer's rollback restored it may look at the copy later.  So a rolled
- * back id counts as seen by all (visible_below) only when no snapshot in use is older than the
- * rollback's end: until then the copy's version is refused. */
+/* Who copied a row before its writer's rollback restored it may look at the copy later.  So a
+ * rolled back id counts as seen by all (visible_below) only when no snapshot in use is older than
+ * the rollback's end: until then the copy's version is refused. */
 #define TXN_STATE_UNDONE 1u
 static inline bool
 txn__undone(uint64_t state)
 {
-    return state == TXN_STATE_ENDED ||
-           (state >= WAL_LSN_FIRST && (state & TXN_STATE_UNDONE) != 0);
+    return state == TXN_STATE_ENDED || (state >= WAL_LSN_FIRST && (state & TXN_STATE_UNDONE) != 0);
 }
 
 /* The state table is a ring of chunks, so ids in use must lie within one turn of it: 2^26
@@ -127,7 +126,7 @@ struct txn_sys {
     uint32_t garbage_count, garbage_capacity;
     struct txn_purge_hint *purge_head, **purge_tail;
     uint32_t purge_count;
-    uint32_t purging; /* the tree whose hint is being followed, or 0 */
+    uint32_t purging;         /* the tree whose hint is being followed, or 0 */
     uint64_t freeing_since;   /* 0, or: records that free busy garbage lie here or above */
     _Atomic uint32_t pending; /* garbage_count + purge_count, read without the mutex */
 

@@ -13,7 +13,7 @@
 #define TXN_PURGE_BATCH 64u
 #define TXN_PURGE_WAIT_NS \
     20000000u /* 20 ms: latency of space reclaim while there is something to do */
-#define TXN_PURGE_IDLE_NS 1000000000u
+#define TXN_PURGE_IDLE_NS   1000000000u
 #define TXN_PURGE_INSIDE_NS 200000u /* txn_forget_tree(): until the purge task has left one leaf */
 
 ash_rc
@@ -154,9 +154,10 @@ txn_garbage_freed(struct txn_sys *sys, unsigned freed)
     txn_pending_count(sys);
 }
 
-/* Frees pending pages below the horizon, in batches of one tree.  They stay on the list meanwhile: a
- * checkpoint that is taken between must know them, since the record that frees them may be lost in
- * a crash, and must not begin restart's reading behind that record, or they would be freed twice. */
+/* Frees pending pages below the horizon, in batches of one tree.  They stay on the list meanwhile:
+ * a checkpoint that is taken between must know them, since the record that frees them may be lost
+ * in a crash, and must not begin restart's reading behind that record, or they would be freed
+ * twice. */
 static ash_rc
 txn_purge_garbage(struct txn_sys *sys, bool *more_out)
 {

@@ -75,7 +75,9 @@ wal_append(struct wal *wal, const struct wal_part *parts, unsigned count, uint64
         waited = true;
         ash_rc rc = wait_for_room(wal, end);
         if (rc != ASH_OK)
-            return rc; /* the hole at `start` stays: nothing above it becomes durable, and the log is dead anyway */
+            /* the hole at `start` stays: nothing above it becomes durable, and the log is dead
+             * anyway */
+            return rc;
     }
     task_point();
     /* Orders the add before the copy for readers of the ring: see ring_get(). */

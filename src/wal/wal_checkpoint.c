@@ -111,7 +111,8 @@ collect_participant(const struct recover_participant *p, struct wal_blob *blob, 
     return wal_blob_add(blob, zeros, round_up(section.bytes, 8) - section.bytes);
 }
 
-/* Steps 3 and 4.  *scan: in map_lsn, out: where restart must begin to read.  *idle_out: nobody needs anything from the log. */
+/* Steps 3 and 4.  *scan: in map_lsn, out: where restart must begin to read.  *idle_out: nobody
+ * needs anything from the log. */
 static ash_rc
 collect(struct checkpointer *c, struct wal_blob *blob, uint64_t map_lsn, uint64_t *scan_out,
         bool *idle_out)
@@ -262,7 +263,8 @@ checkpoint_final(struct checkpointer *c)
 
 /* ---- The task ---- */
 
-/* Page writers follow the log at half its limit, so that a checkpoint never has much to wait for. */
+/* Page writers follow the log at half its limit, so that a checkpoint never has much to wait for.
+ * */
 static bool
 is_due(struct checkpointer *c)
 {

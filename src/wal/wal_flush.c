@@ -320,11 +320,11 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
         take_ticket(wal, r);
         return ASH_OK;
     }
-    ash_rc rc = ash_raise_obj(
-        why, io_dir_path(wal->options.dir),
-        "%s: no log segment of %llu bytes could be made in %s; free some",
-        why == ASH_NO_SPACE ? "the disk is full" : "there is no memory",
-        (unsigned long long)wal->options.segment_bytes, io_dir_path(wal->options.dir));
+    ash_rc rc = ash_raise_obj(why, io_dir_path(wal->options.dir),
+                              "%s: no log segment of %llu bytes could be made in %s; free some",
+                              why == ASH_NO_SPACE ? "the disk is full" : "there is no memory",
+                              (unsigned long long)wal->options.segment_bytes,
+                              io_dir_path(wal->options.dir));
     if (r->patient) {
         io_poison(wal->options.io, rc);
         wal__fail(wal, rc);
@@ -366,7 +366,9 @@ wal__flush(struct wal *wal, uint64_t lsn, bool patient)
             hole = r == CUT_HOLE;
             if (hole && turns++ < SPIN_TURNS) {
                 task_relax(
-                    &spins); /* another append is copying: a matter of nanoseconds, unless it was preempted or waits for room */
+                    /* another append is copying: a matter of nanoseconds, unless it was preempted
+                     * or waits for room */
+                    &spins);
                 continue;
             }
         }

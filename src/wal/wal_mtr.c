@@ -25,9 +25,9 @@
 #include "base/mem.h"
 #include "storage/page_format.h"
 
-#define UNDO_MAX \
-    (32u         \
-     << 10) /* bytes of the undo part: a before-image is at most a row that fits a page, a large value goes by reference */
+/* Bytes of the undo part: a before-image is at most a row that fits a page, a large value goes by
+ * reference. */
+#define UNDO_MAX    (32u << 10)
 #define CHANGES_MAX (WAL_RECORD_MAX - (uint32_t)sizeof(struct wal_record_head) - UNDO_MAX)
 
 /* ---- Redo check (debug builds) ---- */
@@ -54,8 +54,8 @@ debug_keep(struct mtr *m, unsigned slot)
         memcpy(d->image[slot], p->data, p->size);
 }
 
-/* Applies the record's changes to the image of one page and compares with what the live code made
- * of it. */
+/* Applies the record's changes to the image of one page and compares with what the live code
+      * made of it. */
 static void
 debug_check_page(const struct mtr *m, unsigned slot, uint64_t start, uint64_t end)
 {
@@ -276,10 +276,10 @@ give_up(struct mtr *m)
     for (unsigned i = 0; i < m->pages; i++) {
         buf_mark_broken(m->pool, &m->page[i].page);
         if (m->page[i].freed)
-            buf_unlatch_x(
-                m->pool,
-                &m->page[i]
-                     .page); /* as after a success: the caller holds no latch on a freed page */
+            buf_unlatch_x(m->pool,
+                          &m->page[i]
+                               /* as after a success: the caller holds no latch on a freed page */
+                               .page);
     }
 }
 

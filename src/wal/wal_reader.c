@@ -234,7 +234,8 @@ wal_reader_open(struct io *io, struct io_dir *dir, const uint8_t uuid[16],
             rc = seek(r, from->lsn);
     }
     if (rc ==
-        ASH_NOT_FOUND) /* no segments: the first wal_reader_next() says so, after wal_reader_require() */
+        /* no segments: the first wal_reader_next() says so, after wal_reader_require() */
+        ASH_NOT_FOUND)
         rc = ASH_OK;
     if (rc != ASH_OK) {
         struct err_detail why;

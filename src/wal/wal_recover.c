@@ -582,7 +582,8 @@ redo_record(struct recovery *r, const struct wal_record *rec)
     }
 }
 
-/* Loads what the coming records need, together.  Runs ahead of redo on a reader of its own; *until_out: how far it looked. */
+/* Loads what the coming records need, together.  Runs ahead of redo on a reader of its own;
+ * *until_out: how far it looked. */
 static ash_rc
 redo_scout(struct recovery *r, struct wal_reader *scout, uint64_t *until_out)
 {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_btree.c - trees with transactions, against a model: what each snapshot must see is an array of version numbers.
+ * test_btree.c - trees with transactions, against a model: what each snapshot must see is an array
+ * of version numbers.
  *
- * Keys and values follow from numbers, so that the model stays small and a wrong byte is found.  Pools are tiny: pages come and go while the
- * tests run.  Most tests run in simulation, where every interleaving is repeated by its seed; some also on threads.
+ * Keys and values follow from numbers, so that the model stays small and a wrong byte is found.
+ * Pools are tiny: pages come and go while the tests run.  Most tests run in simulation, where every
+ * interleaving is repeated by its seed; some also on threads.
  */
 #include "tests/btree/btree_env.h"
 
@@ -13,9 +15,9 @@
 
 struct shape {
     uint8_t leaf_class;
-    uint32_t value_max;   /* typical */
-    uint32_t large_max;   /* 0: no large values */
-    unsigned large_chance;/* one in so many */
+    uint32_t value_max;    /* typical */
+    uint32_t large_max;    /* 0: no large values */
+    unsigned large_chance; /* one in so many */
     bool long_keys;
 };
 
@@ -79,15 +81,19 @@ value_is(const struct shape *s, uint32_t n, uint32_t version, struct ash_slice v
 /* ---- Checking a tree against an array of versions (0: absent) ---- */
 
 static void
-check_row(const struct shape *s, const uint32_t *model, uint32_t n, const struct btree_row *row, const char *what)
+check_row(const struct shape *s, const uint32_t *model, uint32_t n, const struct btree_row *row,
+          const char *what)
 {
     uint8_t key[BTREE_KEY_LIMIT];
     ck_assert_msg(btree__compare(row->key, key_of(s, n, key)) == 0, "%s: row %u expected", what, n);
-    ck_assert_msg(value_is(s, n, model[n], row->value), "%s: row %u version %u: wrong value (%zu bytes)", what, n, model[n], row->value.size);
+    ck_assert_msg(value_is(s, n, model[n], row->value),
+                  "%s: row %u version %u: wrong value (%zu bytes)", what, n, model[n],
+                  row->value.size);
 }
 
 static void
-check_scan(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model, bool forward, uint32_t from, uint32_t to, struct random *rnd)
+check_scan(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model,
+           bool forward, uint32_t from, uint32_t to, struct random *rnd)
 {
     struct btree_cursor *c;
     struct btree_row rows[70];
@@ -123,27 +129,33 @@ check_scan(const struct shape *s, struct btree *bt, struct txn *t, const uint32_
         }
     }
     for (; left > 0; left--, n += forward ? 1u : -1u)
-        ck_assert_msg(model[n] == 0, "%s scan [%u, %u): row %u is missing", forward ? "forward" : "backward", from, to, n);
+        ck_assert_msg(model[n] == 0, "%s scan [%u, %u): row %u is missing",
+                      forward ? "forward" : "backward", from, to, n);
     btree_cursor_close(c);
 }
 
 static void
-check_gets(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model, struct random *rnd, unsigned count)
+check_gets(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model,
+           struct random *rnd, unsigned count)
 {
     struct btree_buf v = { NULL, 0, 0 };
     uint8_t key[BTREE_KEY_LIMIT];
     for (unsigned i = 0; i < count; i++) {
         uint32_t n = (uint32_t)random_below(rnd, KEYS);
         ash_rc rc = btree_get(bt, t, key_of(s, n, key), &v);
-        ck_assert_msg(rc == (model[n] != 0 ? ASH_OK : ASH_NOT_FOUND), "get of %u (version %u): %s %s", n, model[n], ash_rc_name(rc), err_current()->message);
+        ck_assert_msg(rc == (model[n] != 0 ? ASH_OK : ASH_NOT_FOUND),
+                      "get of %u (version %u): %s %s", n, model[n], ash_rc_name(rc),
+                      err_current()->message);
         if (rc == ASH_OK)
-            ck_assert_msg(value_is(s, n, model[n], ash_slice(v.data, v.size)), "get of %u: wrong value", n);
+            ck_assert_msg(value_is(s, n, model[n], ash_slice(v.data, v.size)),
+                          "get of %u: wrong value", n);
     }
     btree_buf_free(&v);
 }
 
 static void
-check_multiget(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model, struct random *rnd)
+check_multiget(const struct shape *s, struct btree *bt, struct txn *t, const uint32_t *model,
+               struct random *rnd)
 {
     static uint8_t keys[100][BTREE_KEY_LIMIT];
     struct ash_slice k[100];
@@ -177,7 +189,8 @@ note_owner(void *arg, uint64_t page, uint32_t tree)
 {
     struct owners *o = arg;
     (void)tree;
-    ck_assert_msg(page < o->high && o->owned[page] == 0, "page %llu is owned twice or never allocated", (unsigned long long)page);
+    ck_assert_msg(page < o->high && o->owned[page] == 0,
+                  "page %llu is owned twice or never allocated", (unsigned long long)page);
     o->owned[page] = 1;
     o->count++;
 }
@@ -201,7 +214,8 @@ verify_trees(struct rig *r, struct btree *bt, unsigned trees, bool all)
         ck_ok(btree_verify(&bt[i], &ops));
     ck_assert_uint_eq(o.findings, 0);
     for (uint64_t p = PAGE_ID_FIRST; all && p < o.high; p++)
-        ck_assert_msg(pstore_page_allocated(r->ps, p) == (o.owned[p] != 0), "page %llu: allocated %d, owned %d", (unsigned long long)p,
+        ck_assert_msg(pstore_page_allocated(r->ps, p) == (o.owned[p] != 0),
+                      "page %llu: allocated %d, owned %d", (unsigned long long)p,
                       pstore_page_allocated(r->ps, p), o.owned[p]);
     mem_free(MEM_TEST, o.owned);
     return o.count;
@@ -240,12 +254,14 @@ scenario_change(struct scenario *c)
         want = ASH_EXISTS;
     if ((kind == BTREE_UPDATE || kind == BTREE_DELETE) && !live)
         want = ASH_NOT_FOUND;
-    ck_assert_msg(rc == want, "write kind %d of %u: %s instead of %s: %s", kind, n, ash_rc_name(rc), ash_rc_name(want), err_current()->message);
+    ck_assert_msg(rc == want, "write kind %d of %u: %s instead of %s: %s", kind, n, ash_rc_name(rc),
+                  ash_rc_name(want), err_current()->message);
     if (rc == ASH_OK)
         c->now[n] = kind == BTREE_DELETE ? 0 : version;
 }
 
-/* The cursor that stays open while its transaction changes rows: sees what was changed before each step. */
+/* The cursor that stays open while its transaction changes rows: sees what was changed before each
+ * step. */
 static void
 scenario_walk(struct scenario *c)
 {
@@ -320,7 +336,8 @@ scenario_read(struct scenario *c)
         rig_begin(t);
         memcpy(c->old[i], c->committed, sizeof(c->committed));
     }
-    uint32_t from = (uint32_t)random_below(&c->rnd, KEYS), to = from + (uint32_t)random_below(&c->rnd, KEYS - from + 1);
+    uint32_t from = (uint32_t)random_below(&c->rnd, KEYS),
+             to = from + (uint32_t)random_below(&c->rnd, KEYS - from + 1);
     check_gets(&c->shape, &c->bt, t, c->old[i], &c->rnd, 20);
     check_multiget(&c->shape, &c->bt, t, c->old[i], &c->rnd);
     check_scan(&c->shape, &c->bt, t, c->old[i], random_chance(&c->rnd, 1, 2), from, to, &c->rnd);
@@ -349,7 +366,8 @@ print_tree(struct btree *bt)
 {
     for (uint64_t page = 1; page < 2000; page++) {
         struct buf_page p;
-        if (!pstore_page_allocated(bt->env->pstore, page) || buf_latch_s(bt->env->pool, page, &p) != ASH_OK)
+        if (!pstore_page_allocated(bt->env->pstore, page) ||
+            buf_latch_s(bt->env->pool, page, &p) != ASH_OK)
             continue;
         fprintf(stderr, "page %llu:\n", (unsigned long long)page);
         btree_page_print(p.data, p.size, print_line, NULL);
@@ -368,7 +386,8 @@ scenario_empty(struct scenario *c)
             ck_ok(txn_rollback(c->reader[i]));
     check_scan(&c->shape, &c->bt, (rig_begin(c->t), c->t), c->committed, true, 0, KEYS, &c->rnd);
     for (uint32_t n = 0; n < KEYS; n++) {
-        ash_rc rc = btree_write(&c->bt, c->t, BTREE_DELETE, key_of(&c->shape, n, key), ash_slice(NULL, 0));
+        ash_rc rc =
+            btree_write(&c->bt, c->t, BTREE_DELETE, key_of(&c->shape, n, key), ash_slice(NULL, 0));
         ck_assert_int_eq(rc, c->committed[n] != 0 ? ASH_OK : ASH_NOT_FOUND);
         if (n % 100 == 99) { /* one transaction gives a limited number of hints to the purge task */
             ck_ok(txn_commit(c->t, false, NULL));
@@ -378,8 +397,8 @@ scenario_empty(struct scenario *c)
     ck_ok(txn_commit(c->t, false, NULL));
     for (unsigned i = 0; i < 400; i++) { /* the purge task follows the horizon */
         ck_ok(btree_stat(&c->bt, &stat));
-        if (stat.leaf_pages == 1 && stat.height == 2 && stat.large_value_pages == 0 && stat.rows_estimate == 0 &&
-            verify_trees(&c->rig, &c->bt, 1, false) == 2)
+        if (stat.leaf_pages == 1 && stat.height == 2 && stat.large_value_pages == 0 &&
+            stat.rows_estimate == 0 && verify_trees(&c->rig, &c->bt, 1, false) == 2)
             break;
         let_purge(c->t);
     }
@@ -447,10 +466,13 @@ run_scenario(unsigned shape, uint64_t seed, enum io_backend_kind kind)
     value_bytes = mem_alloc(MEM_TEST, ASH_VALUE_SIZE_MAX);
     scenario_now = mem_zalloc(MEM_TEST, sizeof(*scenario_now));
     scenario_now->shape = shapes[shape];
-    scenario_now->cache = shapes[shape].leaf_class >= 5 ? 16u << 20 : shapes[shape].large_max > 0 ? 4u << 20 : 512u << 10;
+    scenario_now->cache = shapes[shape].leaf_class >= 5 ? 16u << 20
+                          : shapes[shape].large_max > 0 ? 4u << 20
+                                                        : 512u << 10;
     scenario_now->steps = (unsigned)test_scale(150, 1000);
     ash_rc rc = env_run(&e, scenario_run);
-    ck_assert_msg(rc == ASH_OK, "seed %llu shape %u: %s", (unsigned long long)seed, shape, err_current()->message);
+    ck_assert_msg(rc == ASH_OK, "seed %llu shape %u: %s", (unsigned long long)seed, shape,
+                  err_current()->message);
     mem_free(MEM_TEST, scenario_now);
     mem_free(MEM_TEST, value_bytes);
 }
@@ -503,16 +525,20 @@ bulk_run(struct env *e)
     c->t = rig_txn(&c->rig);
     uint32_t density = 1 + (uint32_t)random_below(&c->rnd, 3), live = 0;
     for (uint32_t n = 0; n < KEYS; n++) {
-        c->committed[n] = random_below(&c->rnd, density) == 0 && (e->seed % 5 != 0 || n < 3) ? 1 + n : 0;
+        c->committed[n] = random_below(&c->rnd, density) == 0 && (e->seed % 5 != 0 || n < 3) ? 1 + n
+                                                                                             : 0;
         live += c->committed[n] != 0;
     }
     for (unsigned failing = 0; failing < 2; failing++) {
-        struct bulk bad = { &c->shape, c->committed, 0, (uint32_t)random_below(&c->rnd, KEYS), failing == 1, { 0 } };
+        struct bulk bad = { &c->shape,    c->committed, 0, (uint32_t)random_below(&c->rnd, KEYS),
+                            failing == 1, { 0 } };
         ash_rc rc = btree_bulk_load(&c->bt, bulk_next, &bad);
-        ck_assert_msg(rc == (failing == 0 ? ASH_CANCELLED : ASH_INVALID) || live < 3, "%s", err_current()->message);
+        ck_assert_msg(rc == (failing == 0 ? ASH_CANCELLED : ASH_INVALID) || live < 3, "%s",
+                      err_current()->message);
         if (rc == ASH_OK)
             break;
-        ck_assert_uint_eq(verify_trees(&c->rig, &c->bt, 1, true), 2); /* empty, and no page leaked */
+        /* empty, and no page leaked */
+        ck_assert_uint_eq(verify_trees(&c->rig, &c->bt, 1, true), 2);
     }
     struct bulk b = { &c->shape, c->committed, 0, KEYS, false, { 0 } };
     ck_ok(btree_stat(&c->bt, &stat));
@@ -545,7 +571,8 @@ START_TEST(a_bulk_load_holds_all_rows_or_none)
         scenario_now->shape = shapes[_i];
         scenario_now->cache = shapes[_i].leaf_class >= 5 ? 16u << 20 : 4u << 20;
         ash_rc rc = env_run(&e, bulk_run);
-        ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)seed, err_current()->message);
+        ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)seed,
+                      err_current()->message);
         mem_free(MEM_TEST, scenario_now);
     }
     mem_free(MEM_TEST, value_bytes);
@@ -554,10 +581,10 @@ END_TEST
 
 /* ---- Many tasks: money moves between accounts while other rows come and go ---- */
 
-#define ACCOUNTS 200u
+#define ACCOUNTS    200u
 #define START_MONEY 1000u
-#define MOVERS 3u
-#define WATCHERS 2u
+#define MOVERS      3u
+#define WATCHERS    2u
 
 struct bank {
     struct rig rig;
@@ -601,17 +628,21 @@ move_money(struct bank *b, struct txn *t, struct random *rnd)
 {
     uint8_t k1[8], k2[8], buf[700];
     struct btree_buf v = { NULL, 0, 0 };
-    uint32_t from = (uint32_t)random_below(rnd, ACCOUNTS), to = (uint32_t)random_below(rnd, ACCOUNTS);
+    uint32_t from = (uint32_t)random_below(rnd, ACCOUNTS),
+             to = (uint32_t)random_below(rnd, ACCOUNTS);
     uint64_t amount = random_below(rnd, 50), money = 0;
     bool lock = random_chance(rnd, 1, 3);
-    ash_rc rc = lock ? btree_get_for_update(&b->bt, t, bank_key(from, 0, k1), false, &v) : btree_get(&b->bt, t, bank_key(from, 0, k1), &v);
+    ash_rc rc = lock ? btree_get_for_update(&b->bt, t, bank_key(from, 0, k1), false, &v)
+                     : btree_get(&b->bt, t, bank_key(from, 0, k1), &v);
     if (rc == ASH_OK && (money = get_le64(v.data)) >= amount && from != to) {
-        rc = btree_write(&b->bt, t, BTREE_UPDATE, bank_key(from, 0, k1), bank_value(money - amount, (uint32_t)random_below(rnd, 300), buf));
+        rc = btree_write(&b->bt, t, BTREE_UPDATE, bank_key(from, 0, k1),
+                         bank_value(money - amount, (uint32_t)random_below(rnd, 300), buf));
         if (rc == ASH_OK)
             rc = btree_get(&b->bt, t, bank_key(to, 0, k2), &v);
         if (rc == ASH_OK)
-            rc = btree_write(&b->bt, t, BTREE_PUT, bank_key(to, 0, k2),
-                             bank_value(get_le64(v.data) + amount, (uint32_t)random_below(rnd, 300), buf));
+            rc = btree_write(
+                &b->bt, t, BTREE_PUT, bank_key(to, 0, k2),
+                bank_value(get_le64(v.data) + amount, (uint32_t)random_below(rnd, 300), buf));
     }
     btree_buf_free(&v);
     return rc;
@@ -625,7 +656,8 @@ stir(struct bank *b, struct txn *t, struct random *rnd, unsigned number)
     uint32_t account = (uint32_t)random_below(rnd, ACCOUNTS);
     bool insert = random_chance(rnd, 1, 2);
     for (uint32_t i = 1; i < 12 && rc == ASH_OK; i++) {
-        rc = btree_write(&b->bt, t, insert ? BTREE_PUT : BTREE_DELETE, bank_key(account, i * MOVERS + number, k),
+        rc = btree_write(&b->bt, t, insert ? BTREE_PUT : BTREE_DELETE,
+                         bank_key(account, i * MOVERS + number, k),
                          bank_value(7, (uint32_t)random_below(rnd, 800), buf));
         if (rc == ASH_NOT_FOUND)
             rc = ASH_OK;
@@ -650,7 +682,8 @@ bank_mover(void *arg)
             ck_ok(txn_commit(t, false, NULL));
             atomic_fetch_add(&b->moved, 1);
         } else {
-            ck_assert_msg(rc == ASH_OK || expected_loss(rc), "mover: %s: %s", ash_rc_name(rc), err_current()->message);
+            ck_assert_msg(rc == ASH_OK || expected_loss(rc), "mover: %s: %s", ash_rc_name(rc),
+                          err_current()->message);
             atomic_fetch_add(&b->conflicts, rc != ASH_OK);
             ck_ok(txn_rollback(t));
         }
@@ -677,7 +710,8 @@ watch_once(struct bank *b, struct txn *t, struct random *rnd)
         ck_ok(rc);
         for (size_t i = 0; i < n; i++) {
             ck_assert_uint_eq(rows[i].key.size, 8);
-            ck_assert(!has_last || (forward ? memcmp(last, rows[i].key.data, 8) < 0 : memcmp(last, rows[i].key.data, 8) > 0));
+            ck_assert(!has_last || (forward ? memcmp(last, rows[i].key.data, 8) < 0
+                                            : memcmp(last, rows[i].key.data, 8) > 0));
             memcpy(last, rows[i].key.data, 8);
             has_last = true;
             if (get_be32(last + 4) == 0) {
@@ -687,7 +721,8 @@ watch_once(struct bank *b, struct txn *t, struct random *rnd)
         }
     }
     btree_cursor_close(c);
-    ck_assert_msg(accounts == ACCOUNTS && sum == (uint64_t)ACCOUNTS * START_MONEY, "%s scan: %llu accounts with %llu", forward ? "forward" : "backward",
+    ck_assert_msg(accounts == ACCOUNTS && sum == (uint64_t)ACCOUNTS * START_MONEY,
+                  "%s scan: %llu accounts with %llu", forward ? "forward" : "backward",
                   (unsigned long long)accounts, (unsigned long long)sum);
     ck_ok(txn_rollback(t));
     atomic_fetch_add(&b->watched, 1);
@@ -741,7 +776,8 @@ bank_run(struct env *e)
     struct txn *t = rig_txn(&b->rig);
     rig_begin(t);
     for (uint32_t i = 0; i < ACCOUNTS; i++)
-        ck_ok(btree_write(&b->bt, t, BTREE_INSERT, bank_key(i, 0, k), bank_value(START_MONEY, 20, buf)));
+        ck_ok(btree_write(&b->bt, t, BTREE_INSERT, bank_key(i, 0, k),
+                          bank_value(START_MONEY, 20, buf)));
     ck_ok(txn_commit(t, false, NULL));
     for (unsigned i = 0; i < MOVERS + WATCHERS; i++) {
         arg[i] = (struct bank_task){ b, i };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_btree_page.c - the page layer against a sorted array: random changes of pages of every class keep the same rows, pass
- * btree_page_check(), and redo of the same payloads on a copy makes the same bytes.  Searching random bytes stays inside the page.
+ * test_btree_page.c - the page layer against a sorted array: random changes of pages of every class
+ * keep the same rows, pass btree_page_check(), and redo of the same payloads on a copy makes the
+ * same bytes.  Searching random bytes stays inside the page.
  */
 #include "base/mem.h"
 #include "base/random.h"
@@ -10,7 +11,7 @@
 #include "tests/test_main.h"
 
 #define MODEL_MAX 4096
-#define KEY_MAX 64
+#define KEY_MAX   64
 
 struct model_row {
     uint8_t key[KEY_MAX];
@@ -51,7 +52,8 @@ both(struct world *w, uint16_t op, const void *payload, uint32_t size, uint64_t 
     ash_rc rc = btree__apply(w->page, w->size, op, payload, size, start, w->scratch);
     ash_rc again = btree__redo(w->copy, w->size, op, payload, size, start);
     ck_assert_int_eq(rc, again);
-    ck_assert_msg(memcmp(w->page, w->copy, w->size) == 0, "redo differs: op %u seed %llu", op, (unsigned long long)w->seed);
+    ck_assert_msg(memcmp(w->page, w->copy, w->size) == 0, "redo differs: op %u seed %llu", op,
+                  (unsigned long long)w->seed);
     return rc;
 }
 
@@ -71,7 +73,11 @@ world_init(struct world *w, unsigned class, uint64_t seed)
     w->value_limit = (uint32_t)random_below(&w->rnd, w->size / 8 < 16000 ? w->size / 8 : 16000);
     memset(w->page, 0, w->size);
     struct page_head *h = (void *)w->page;
-    *h = (struct page_head){ .format = PAGE_FORMAT, .type = PAGE_TYPE_BTREE_LEAF, .page_class = (uint8_t)class, .page = 77, .tree = 5 };
+    *h = (struct page_head){ .format = PAGE_FORMAT,
+                             .type = PAGE_TYPE_BTREE_LEAF,
+                             .page_class = (uint8_t) class,
+                             .page = 77,
+                             .tree = 5 };
     memcpy(w->copy, w->page, w->size);
 
     struct btree_fence lower = { BTREE_FENCE_INFINITE, { NULL, 0 } }, upper = lower;
@@ -126,7 +132,8 @@ static void
 compare_all(struct world *w)
 {
     static uint8_t value[65536];
-    ck_assert_msg(btree_page_check(w->page, w->size) == ASH_OK, "seed %llu: %s", (unsigned long long)w->seed, err_current()->message);
+    ck_assert_msg(btree_page_check(w->page, w->size) == ASH_OK, "seed %llu: %s",
+                  (unsigned long long)w->seed, err_current()->message);
     ck_assert_uint_eq(btree__cnode(w->page)->count, w->count);
     for (uint32_t i = 0; i < w->count; i++) {
         struct model_row *r = &w->rows[i];
@@ -134,7 +141,8 @@ compare_all(struct world *w)
         uint8_t key[2 * BTREE_KEY_LIMIT];
         btree__entry(w->page, i, &e);
         btree__opt_entry(w->page, w->size, i, &o);
-        ck_assert(e.value == o.value && e.key == o.key && e.version == o.version && e.flags == o.flags);
+        ck_assert(e.value == o.value && e.key == o.key && e.version == o.version &&
+                  e.flags == o.flags);
         uint32_t n = btree__key(w->page, i, key);
         ck_assert(btree__compare(ash_slice(key, n), row_key(r)) == 0);
         ck_assert_uint_eq(e.flags, r->flags);
@@ -153,9 +161,13 @@ compare_all(struct world *w)
 
 /* Builds a put for row r; the version head is stamped or given. */
 static uint32_t
-build_put(struct world *w, struct model_row *r, uint32_t slot, enum btree_put_mode mode, uint64_t start, uint8_t *payload)
+build_put(struct world *w, struct model_row *r, uint32_t slot, enum btree_put_mode mode,
+          uint64_t start, uint8_t *payload)
 {
-    struct btree_op_put op = { .slot = slot, .value_size = (uint16_t)r->value_size, .flags = r->flags, .mode = (uint8_t)mode };
+    struct btree_op_put op = { .slot = slot,
+                               .value_size = (uint16_t)r->value_size,
+                               .flags = r->flags,
+                               .mode = (uint8_t)mode };
     uint8_t *p = payload + sizeof(op);
     if ((r->flags & BTREE_ROW_VERSIONED) != 0) {
         r->writer = 1 + random_below(&w->rnd, 1000);
@@ -183,7 +195,8 @@ build_put(struct world *w, struct model_row *r, uint32_t slot, enum btree_put_mo
 static uint32_t
 stored_size(const struct world *w, const struct model_row *r)
 {
-    return r->key_size - w->prefix_size + r->value_size + ((r->flags & BTREE_ROW_VERSIONED) != 0 ? 16 : 0);
+    return r->key_size - w->prefix_size + r->value_size +
+           ((r->flags & BTREE_ROW_VERSIONED) != 0 ? 16 : 0);
 }
 
 static void
@@ -196,14 +209,18 @@ step_put(struct world *w)
     r.flags = random_chance(&w->rnd, 1, 2) ? BTREE_ROW_VERSIONED : 0;
     if (r.flags != 0 && random_chance(&w->rnd, 1, 5))
         r.flags |= BTREE_ROW_DELETED;
-    r.value_size = (r.flags & BTREE_ROW_DELETED) != 0 ? 0 : (uint32_t)random_below(&w->rnd, w->value_limit + 1);
+    r.value_size = (r.flags & BTREE_ROW_DELETED) != 0
+                       ? 0
+                       : (uint32_t)random_below(&w->rnd, w->value_limit + 1);
     uint32_t at = model_find(w, row_key(&r), &exact);
     ck_assert_uint_eq(btree__lower_bound(w->page, w->size, r.key, r.key_size, &found), at);
     ck_assert(found == exact);
     uint32_t room = btree__free_total(w->page, w->size);
     uint64_t start = random_u64(&w->rnd);
-    uint32_t size = build_put(w, &r, at, exact ? BTREE_PUT_REPLACE : BTREE_PUT_INSERT, start, payload);
-    uint32_t need = exact ? stored_size(w, &r) : stored_size(w, &r) + (uint32_t)sizeof(struct btree_slot);
+    uint32_t size =
+        build_put(w, &r, at, exact ? BTREE_PUT_REPLACE : BTREE_PUT_INSERT, start, payload);
+    uint32_t need = exact ? stored_size(w, &r)
+                          : stored_size(w, &r) + (uint32_t)sizeof(struct btree_slot);
     if (exact)
         room += stored_size(w, &w->rows[at]);
     if (need > room || (!exact && w->count == MODEL_MAX))
@@ -266,12 +283,15 @@ step_split(struct world *w)
     for (uint32_t i = 0; i < w->count; i++)
         ck_assert((btree__compare(row_key(&w->rows[i]), sep) <= 0) == (i < split.slot));
 
-    uint8_t *right = mem_aligned(MEM_TEST, 4096, w->size), *whole = mem_aligned(MEM_TEST, 4096, w->size);
+    uint8_t *right = mem_aligned(MEM_TEST, 4096, w->size),
+            *whole = mem_aligned(MEM_TEST, 4096, w->size);
     memcpy(whole, w->page, w->size);
     memset(right, 0, w->size);
     memcpy(right, w->page, sizeof(struct page_head));
     struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } }, given = { BTREE_FENCE_GIVEN, sep };
-    struct btree_fence upper = { (btree__cnode(whole)->flags & BTREE_NODE_UPPER_INFINITE) != 0 ? BTREE_FENCE_INFINITE : BTREE_FENCE_GIVEN,
+    struct btree_fence upper = { (btree__cnode(whole)->flags & BTREE_NODE_UPPER_INFINITE) != 0
+                                     ? BTREE_FENCE_INFINITE
+                                     : BTREE_FENCE_GIVEN,
                                  btree__upper(whole) };
     struct btree_edit l, e, back;
     ck_assert_int_eq(btree__edit_begin(&e, NULL, &given, &upper, 0, 0, 0), ASH_OK);
@@ -326,14 +346,18 @@ START_TEST(random_changes_match_a_sorted_array_in_every_class)
 {
     uint64_t rounds = test_scale(6, 200);
     for (uint64_t s = 0; s < rounds; s++)
-        run_leaf((unsigned)_i, test_seed(1000u * (unsigned)_i + s), _i < 3 ? 400 : _i < 6 ? 200 : 60);
+        run_leaf((unsigned)_i, test_seed(1000u * (unsigned)_i + s),
+                 _i < 3   ? 400
+                 : _i < 6 ? 200
+                          : 60);
 }
 END_TEST
 
 /* ---- Inner pages ---- */
 
 static void
-inner_apply(uint8_t *page, uint8_t *copy, uint16_t op, struct btree_op_child c, struct ash_slice tail)
+inner_apply(uint8_t *page, uint8_t *copy, uint16_t op, struct btree_op_child c,
+            struct ash_slice tail)
 {
     uint8_t payload[sizeof(c) + BTREE_KEY_LIMIT];
     c.key_size = (uint16_t)tail.size;
@@ -357,7 +381,8 @@ START_TEST(children_match_a_sorted_array)
         (struct page_head){ .format = 1, .type = PAGE_TYPE_BTREE_INNER, .page = 7, .tree = 5 };
     struct btree_fence inf = { BTREE_FENCE_INFINITE, { NULL, 0 } };
     struct btree_edit e;
-    ck_assert_int_eq(btree__edit_begin(&e, NULL, &inf, &inf, 1, btree__child_word(1, 0), 0), ASH_OK);
+    ck_assert_int_eq(btree__edit_begin(&e, NULL, &inf, &inf, 1, btree__child_word(1, 0), 0),
+                     ASH_OK);
     btree__edit_end(&e);
     ck_assert_int_eq(btree__redo(page, 4096, BTREE_OP_NODE_EDIT, e.data, e.size, 0), ASH_OK);
     btree__edit_free(&e);
@@ -458,8 +483,10 @@ START_TEST(splits_make_room_even_with_long_fences_and_rows)
         memset(lo, 'A', 992);
         memset(hi, 'z', 992);
         memset(page, 0, 4096);
-        *(struct page_head *)(void *)page = (struct page_head){ .format = 1, .type = PAGE_TYPE_BTREE_LEAF, .page = 7 };
-        struct btree_fence lower = { BTREE_FENCE_GIVEN, ash_slice(lo, 992) }, upper = { BTREE_FENCE_GIVEN, ash_slice(hi, 992) };
+        *(struct page_head *)(void *)page =
+            (struct page_head){ .format = 1, .type = PAGE_TYPE_BTREE_LEAF, .page = 7 };
+        struct btree_fence lower = { BTREE_FENCE_GIVEN, ash_slice(lo, 992) },
+                           upper = { BTREE_FENCE_GIVEN, ash_slice(hi, 992) };
         struct btree_edit e;
         ck_assert_int_eq(btree__edit_begin(&e, NULL, &lower, &upper, 0, 0, 0), ASH_OK);
         uint32_t n = 1 + (uint32_t)random_below(&rnd, 2), room = 4096 - 160 - 1984;
@@ -480,11 +507,13 @@ START_TEST(splits_make_room_even_with_long_fences_and_rows)
         uint32_t pos = btree__lower_bound(page, 4096, k, 992, &exact);
         ck_assert(!exact);
         btree__split_leaf(page, 4096, pos, ash_slice(k, 992), 992 + 16 + 144, false, &s);
-        uint32_t left = btree__rows_bytes(page, 0, s.slot, 0), right = btree__rows_bytes(page, s.slot, btree__cnode(page)->count, 0);
+        uint32_t left = btree__rows_bytes(page, 0, s.slot, 0),
+                 right = btree__rows_bytes(page, s.slot, btree__cnode(page)->count, 0);
         bool goes_left = btree__compare(ash_slice(k, 992), ash_slice(s.key, s.key_size)) <= 0;
         *(goes_left ? &left : &right) += 12 + 992 + 16 + 144;
         if (btree__cnode(page)->count == 1)
-            ck_assert(left + 160 + 992 + s.key_size <= 4096 && right + 160 + 992 + s.key_size <= 4096);
+            ck_assert(left + 160 + 992 + s.key_size <= 4096 &&
+                      right + 160 + 992 + s.key_size <= 4096);
         mem_free(MEM_TEST, page);
     }
 }
@@ -496,7 +525,8 @@ drop_line(void *arg, const char *text)
     *(size_t *)arg += strlen(text);
 }
 
-/* What an optimistic reader may see while a writer works: anything.  Address sanitizer watches the page's edges. */
+/* What an optimistic reader may see while a writer works: anything.  Address sanitizer watches the
+ * page's edges. */
 START_TEST(searching_garbage_stays_inside_the_page)
 {
     struct random rnd;
@@ -535,7 +565,8 @@ START_TEST(searching_garbage_stays_inside_the_page)
             btree__opt_copy(copy, f.data, (uint32_t)f.size);
         }
         if (i % 16 == 0) {
-            ash_ignore(btree_page_check(page, 4096)); /* nearly always corrupt; it must only not crash */
+            /* nearly always corrupt; it must only not crash */
+            ash_ignore(btree_page_check(page, 4096));
             btree_page_print(page, 4096, drop_line, &chars);
         }
     }
@@ -544,7 +575,8 @@ START_TEST(searching_garbage_stays_inside_the_page)
 }
 END_TEST
 
-/* Flipping bytes of good payloads: an error or a page that still passes its check, never a crash. */
+/* Flipping bytes of good payloads: an error or a page that still passes its check, never a crash.
+ * */
 START_TEST(redo_of_damaged_payloads_is_an_error_or_harmless)
 {
     struct world w;
@@ -557,7 +589,9 @@ START_TEST(redo_of_damaged_payloads_is_an_error_or_harmless)
         uint32_t n = (uint32_t)random_below(&w.rnd, sizeof(payload));
         for (uint32_t j = 0; j < n; j++)
             payload[j] = random_chance(&w.rnd, 1, 2) ? 0 : (uint8_t)random_below(&w.rnd, 20);
-        ash_ignore(btree__redo(page, 4096, (uint16_t)(16 + random_below(&w.rnd, 10)), payload, n, 1)); /* must not crash */
+        /* must not crash */
+        ash_ignore(
+            btree__redo(page, 4096, (uint16_t)(16 + random_below(&w.rnd, 10)), payload, n, 1));
     }
     mem_free(MEM_TEST, page);
     world_deinit(&w);
@@ -572,20 +606,31 @@ plausible_payload(struct random *rnd, uint16_t op, uint8_t *payload)
     for (uint32_t i = 0; i < 1200; i++)
         payload[i] = (uint8_t)random_u64(rnd);
     if (op == BTREE_OP_LEAF_PUT) {
-        struct btree_op_put p = { .writer = random_below(rnd, 2), .slot = (uint32_t)random_below(rnd, 40), .flags = (uint8_t)random_below(rnd, 9),
-                                  .mode = (uint8_t)random_below(rnd, 4), .value_size = (uint16_t)body };
+        struct btree_op_put p = { .writer = random_below(rnd, 2),
+                                  .slot = (uint32_t)random_below(rnd, 40),
+                                  .flags = (uint8_t)random_below(rnd, 9),
+                                  .mode = (uint8_t)random_below(rnd, 4),
+                                  .value_size = (uint16_t)body };
         p.key_size = p.mode == BTREE_PUT_REPLACE ? 0 : (uint16_t)random_below(rnd, 100);
         memcpy(payload, &p, sizeof(p));
-        return (uint32_t)sizeof(p) + p.key_size + body + ((p.flags & BTREE_ROW_VERSIONED) != 0 && p.writer == 0 ? 16 : 0);
+        return (uint32_t)sizeof(p) + p.key_size + body +
+               ((p.flags & BTREE_ROW_VERSIONED) != 0 && p.writer == 0 ? 16 : 0);
     }
     if (op == BTREE_OP_NODE_EDIT) {
-        struct btree_op_edit e = { .keep_from = (uint32_t)random_below(rnd, 3), .keep_to = (uint32_t)random_below(rnd, 40), .add_count = 1,
-                                   .lower = (uint8_t)random_below(rnd, 3), .upper = (uint8_t)random_below(rnd, 3), .add_front = (uint8_t)random_below(rnd, 2),
-                                   .lower_size = (uint16_t)random_below(rnd, 12), .upper_size = (uint16_t)random_below(rnd, 12), .right = 9 };
+        struct btree_op_edit e = { .keep_from = (uint32_t)random_below(rnd, 3),
+                                   .keep_to = (uint32_t)random_below(rnd, 40),
+                                   .add_count = 1,
+                                   .lower = (uint8_t)random_below(rnd, 3),
+                                   .upper = (uint8_t)random_below(rnd, 3),
+                                   .add_front = (uint8_t)random_below(rnd, 2),
+                                   .lower_size = (uint16_t)random_below(rnd, 12),
+                                   .upper_size = (uint16_t)random_below(rnd, 12),
+                                   .right = 9 };
         struct btree_op_row r = { (uint16_t)random_below(rnd, 100), (uint16_t)body };
         memcpy(payload, &e, sizeof(e));
         memcpy(payload + sizeof(e) + e.lower_size + e.upper_size, &r, sizeof(r));
-        return (uint32_t)sizeof(e) + e.lower_size + e.upper_size + (uint32_t)sizeof(r) + r.key + r.value_size;
+        return (uint32_t)sizeof(e) + e.lower_size + e.upper_size + (uint32_t)sizeof(r) + r.key +
+               r.value_size;
     }
     if (op == BTREE_OP_LEAF_PURGE) {
         uint32_t slot = 0, n = (uint32_t)random_below(rnd, 10);
@@ -599,12 +644,16 @@ plausible_payload(struct random *rnd, uint16_t op, uint8_t *payload)
         put_le64(payload, random_below(rnd, 40));
         return 8;
     }
-    struct btree_op_child c = { .left = 3, .right = 4, .slot = (uint32_t)random_below(rnd, 40), .key_size = (uint16_t)random_below(rnd, 40) };
+    struct btree_op_child c = { .left = 3,
+                                .right = 4,
+                                .slot = (uint32_t)random_below(rnd, 40),
+                                .key_size = (uint16_t)random_below(rnd, 40) };
     memcpy(payload, &c, sizeof(c));
     return (uint32_t)sizeof(c) + c.key_size;
 }
 
-/* What passes its check can be believed: a damaged page that still does is searched and changed without leaving its bytes. */
+/* What passes its check can be believed: a damaged page that still does is searched and changed
+ * without leaving its bytes. */
 START_TEST(a_page_that_passes_its_check_can_be_worked_on)
 {
     struct world w;
@@ -622,7 +671,9 @@ START_TEST(a_page_that_passes_its_check_can_be_worked_on)
                 at = 40 + at % 120; /* the head */
             else if (where < 3)
                 at = 160 + at % 600; /* slots */
-            unsigned byte = random_chance(&w.rnd, 1, 2) ? (unsigned)random_below(&w.rnd, 256) : page[at] ^ (1u << random_below(&w.rnd, 8));
+            unsigned byte = random_chance(&w.rnd, 1, 2)
+                                ? (unsigned)random_below(&w.rnd, 256)
+                                : page[at] ^ (1u << random_below(&w.rnd, 8));
             page[at] = (uint8_t)(byte & 0xff);
         }
         if (btree_page_check(page, 4096) != ASH_OK)
@@ -633,7 +684,8 @@ START_TEST(a_page_that_passes_its_check_can_be_worked_on)
         uint32_t slot = btree__lower_bound(page, 4096, w.upper, w.prefix_size + 1, &exact);
         ck_assert(slot <= btree__cnode(page)->count);
         if (btree__cnode(page)->count >= 2)
-            btree__split_leaf(page, 4096, BTREE_SPLIT_NO_ROW, ash_slice(NULL, 0), 100, false, &split);
+            btree__split_leaf(page, 4096, BTREE_SPLIT_NO_ROW, ash_slice(NULL, 0), 100, false,
+                              &split);
         btree_page_print(page, 4096, drop_line, &chars);
         for (unsigned k = 0; k < 4; k++) {
             uint16_t op = (uint16_t)(BTREE_OP_LEAF_PUT + random_below(&w.rnd, 8));

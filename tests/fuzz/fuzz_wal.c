@@ -46,7 +46,8 @@ one_record(const uint8_t *bytes, size_t size)
     memset(page, 0, PAGE_SIZE_MIN);
     while (wal_record_change(&rec, &pos, &c))
         if (c.head->op <
-            WAL_OP_BTREE_FIRST) /* the B+tree's have a target of their own: they rely on a checked page */
+            /* the B+tree's have a target of their own: they rely on a checked page */
+            WAL_OP_BTREE_FIRST)
             ash_ignore(wal_redo_apply(page, PAGE_SIZE_MIN, &c, 4096));
     mem_free(MEM_TEST, page);
 }
