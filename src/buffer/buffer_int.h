@@ -251,16 +251,27 @@ uint32_t buf__class_age(const struct buf_pool *pool, uint8_t page_class); /* all
 /* X-latched: out of the pool, latch released */
 void buf__page_drop(struct buf_pool *pool, struct buf_page *p);
 
-/* buffer_write.c */
+/* buffer_writer.c */
 ash_rc buf__writers_init(struct buf_pool *pool);
 void buf__writers_deinit(struct buf_pool *pool);
 ash_rc buf__writers_start(struct buf_pool *pool);
 void buf__poke(struct buf_pool *pool);
+
+/* buffer_write.c */
+/* Collects and writes one batch; *count_out: its pages.  target: changes below it, 0: none; laundry:
+ * also what eviction waits for. */
+ash_rc buf__write_round(struct writer *w, uint64_t target, bool laundry, uint32_t *count_out);
+/* Forgets batches whose MAP record is durable. */
+void buf__confirm(struct buf_pool *pool);
+/* Makes the MAP records so far durable, at the price of a log write, and confirms. */
+ash_rc buf__confirm_now(struct buf_pool *pool);
+void buf__flight_freed(struct buf_pool *pool, uint64_t page); /* under L1 */
+
+/* buffer_dirty.c */
 void buf__dirty_add(struct buf_pool *pool, uint32_t units);
 void buf__dirty_sub(struct buf_pool *pool, uint32_t units);
 /* records the first error with its detail */
 void buf__fail(struct buf_pool *pool, ash_rc rc);
-ash_rc buf__error(struct buf_pool *pool);                     /* raises it again */
-void buf__flight_freed(struct buf_pool *pool, uint64_t page); /* under L1 */
+ash_rc buf__error(struct buf_pool *pool); /* raises it again */
 
 #endif

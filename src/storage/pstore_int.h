@@ -150,6 +150,12 @@ pstore__spin_unlock(_Atomic uint32_t *lock)
     atomic_store_explicit(lock, 0, memory_order_release);
 }
 
+static inline uint64_t
+pstore__word(const struct pstore *ps, uint64_t page)
+{
+    return page < ps->id_max ? atomic_load_explicit(&ps->map[page], memory_order_acquire) : 0;
+}
+
 /* pstore_super.c */
 ash_rc pstore__super_commit(struct pstore *ps, struct super_block *sb);
 
