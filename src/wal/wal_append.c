@@ -146,7 +146,7 @@ wal_read_nowait(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uin
                      lsn % WAL_RECORD_ALIGN != 0))
         return ash_raise(
             ASH_CORRUPT,
-            "a reference to log position %llu points to no record (the log ends at %llu)",
+            "A reference to log position %llu points to no record (the log ends at %llu).",
             (unsigned long long)lsn, (unsigned long long)reserved);
     if (lsn < wal->first || reserved > lsn + wal->capacity)
         return ASH_WOULD_BLOCK; /* not an error: the caller reads from disk, so nothing is raised */
@@ -156,7 +156,7 @@ wal_read_nowait(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uin
     if (ASH_UNLIKELY(head.size < sizeof(head) || head.size > WAL_RECORD_MAX ||
                      lsn + wal__padded(head.size) > reserved))
         return ash_raise(ASH_CORRUPT,
-                         "a reference to log position %llu points into the middle of a record",
+                         "A reference to log position %llu points into the middle of a record.",
                          (unsigned long long)lsn);
     if (head.size > capacity) {
         *size_out = head.size;

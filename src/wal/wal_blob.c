@@ -12,7 +12,7 @@ ash_rc
 wal_blob_add(struct wal_blob *b, const void *data, size_t size)
 {
     if (size > CHECKPOINT_BYTES_MAX - b->size)
-        return ash_raise(ASH_TOO_LARGE, "A checkpoint of more than %llu bytes is not possible",
+        return ash_raise(ASH_TOO_LARGE, "A checkpoint of more than %llu bytes is not possible.",
                          (unsigned long long)CHECKPOINT_BYTES_MAX);
     if (size > b->capacity - b->size) {
         size_t capacity = max_u64(b->size + size, max_u64(256, b->capacity * 2));

@@ -63,7 +63,7 @@ wal__check(struct wal *wal)
         return rc; /* the sentence of the first failed write */
     return ash_raise(
         ASH_POISONED,
-        "the log failed earlier (%s): no change can be made durable; close and reopen the database",
+        "The log failed earlier (%s): no change can be made durable; close and reopen the database.",
         ash_rc_name(failed));
 }
 
@@ -320,11 +320,11 @@ ask_for_segment(struct wal *wal, struct room_wait *r)
         take_ticket(wal, r);
         return ASH_OK;
     }
-    ash_rc rc = ash_raise_obj(why, io_dir_path(wal->options.dir),
-                              "%s: no log segment of %llu bytes could be made in %s; free some",
-                              why == ASH_NO_SPACE ? "the disk is full" : "there is no memory",
-                              (unsigned long long)wal->options.segment_bytes,
-                              io_dir_path(wal->options.dir));
+    ash_rc rc = ash_raise_obj(
+        why, io_dir_path(wal->options.dir),
+        "No log segment of %llu bytes could be made in %s, because %s; free some, then go on.",
+        (unsigned long long)wal->options.segment_bytes, io_dir_path(wal->options.dir),
+        why == ASH_NO_SPACE ? "the disk is full" : "there is no memory");
     if (r->patient) {
         io_poison(wal->options.io, rc);
         wal__fail(wal, rc);

@@ -168,7 +168,7 @@ mtr_reserve(struct mtr *m, uint32_t capacity)
         return ASH_OK;
     if (capacity > CHANGES_MAX - m->used)
         return ash_raise(ASH_TOO_LARGE,
-                         "a mini-transaction of %u bytes of changes is too large (at most %u)",
+                         "A mini-transaction of %u bytes of changes is too large (at most %u).",
                          m->used + capacity, CHANGES_MAX);
     uint32_t grown = (uint32_t)min_u64(
         CHANGES_MAX, max_u64((uint64_t)m->capacity * 2, (uint64_t)m->used + capacity));
@@ -190,7 +190,7 @@ mtr_page(struct mtr *m, const struct buf_page *page)
         if (m->page[i].page.page == page->page)
             return ASH_OK;
     if (m->pages == MTR_PAGES_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a mini-transaction changes more than %u pages",
+        return ash_raise(ASH_TOO_LARGE, "A mini-transaction changes more than %u pages.",
                          MTR_PAGES_MAX);
     m->page[m->pages].page = *page;
     m->page[m->pages].freed = false;

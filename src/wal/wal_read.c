@@ -111,8 +111,8 @@ load_block(struct wal *wal, struct wal_segment *s, const struct wal_block_ref *r
         (!wal__block_valid(block, bytes, wal->options.uuid, &h) || h.lsn != ref->lsn ||
          h.payload != ref->payload || h.segment != s->number || h.epoch != s->epoch))
         rc = ash_raise_obj(ASH_CORRUPT, io_file_name(s->file),
-                           "log segment %s, offset %" PRIu64 ": the block of log position %" PRIu64
-                           " is damaged; restore from a backup",
+                           "Log segment %s, offset %" PRIu64 ": the block of log position %" PRIu64
+                           " is damaged; restore from a backup.",
                            io_file_name(s->file), offset, ref->lsn);
     if (rc != ASH_OK) {
         struct err_detail why;
@@ -143,8 +143,8 @@ copy_piece(struct wal *wal, uint64_t lsn, uint8_t *to, uint32_t size, uint32_t *
         struct wal_segment *s = find_block(wal, lsn, &ref);
         if (s == NULL)
             return ash_raise(ASH_SNAPSHOT_TOO_OLD,
-                             "the log position %" PRIu64
-                             " has been truncated away (the log begins at %" PRIu64 ")",
+                             "The log position %" PRIu64
+                             " has been truncated away (the log begins at %" PRIu64 ").",
                              lsn, wal_oldest(wal));
         rc = load_block(wal, s, &ref, &own);
         wal__segment_unref(wal, s);
@@ -186,8 +186,8 @@ wal_read(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uint32_t *
         return rc;
     if (lsn < wal_oldest(wal))
         return ash_raise(ASH_SNAPSHOT_TOO_OLD,
-                         "the log position %" PRIu64
-                         " has been truncated away (the log begins at %" PRIu64 ")",
+                         "The log position %" PRIu64
+                         " has been truncated away (the log begins at %" PRIu64 ").",
                          lsn, wal_oldest(wal));
     struct wal_record_head head;
     rc = copy_from_disk(wal, lsn, (uint8_t *)&head, sizeof(head));
@@ -197,7 +197,7 @@ wal_read(struct wal *wal, uint64_t lsn, void *buf, uint32_t capacity, uint32_t *
         lsn + wal__padded(head.size) > atomic_load(&wal->reserved))
         return ash_raise(
             ASH_CORRUPT,
-            "a reference to log position %" PRIu64 " points into the middle of a record", lsn);
+            "A reference to log position %" PRIu64 " points into the middle of a record.", lsn);
     *size_out = head.size;
     if (head.size > capacity)
         return ASH_TOO_LARGE;

@@ -20,10 +20,10 @@ static ash_rc
 corrupt(struct wal_reader *r, uint64_t durable)
 {
     return ash_raise_obj(ASH_CORRUPT, r->where,
-                         "log segment %s, offset %" PRIu64
+                         "Log segment %s, offset %" PRIu64
                          ": the log stops being readable at log position %" PRIu64
                          " although it had been durable up to %" PRIu64
-                         "; restore from a backup, or salvage what lies before",
+                         "; restore from a backup, or salvage what lies before.",
                          r->where, r->position, r->lsn, durable);
 }
 
@@ -122,8 +122,8 @@ next_block(struct wal_reader *r)
         }
         if (f->head.lsn != stream || (f->head.epoch != epoch && r->lsn < stream))
             return ash_raise_obj(ASH_CORRUPT, r->where,
-                                 "log segment %s begins at log position %" PRIu64
-                                 ", the one before ends at %" PRIu64,
+                                 "Log segment %s begins at log position %" PRIu64
+                                 ", the one before ends at %" PRIu64 ".",
                                  r->where, f->head.lsn, r->lsn);
         r->stream = stream;
     }
@@ -163,8 +163,8 @@ read_record(struct wal_reader *r, struct wal_record *out)
     memcpy(&h, r->data, sizeof(h)); /* blocks are cut at multiples of its size */
     if (h.size < sizeof(h) || h.size > WAL_RECORD_MAX)
         return ash_raise_obj(ASH_CORRUPT, r->where,
-                             "log segment %s, block at offset %" PRIu64 ": log position %" PRIu64
-                             " holds a record of %u bytes",
+                             "Log segment %s, block at offset %" PRIu64 ": log position %" PRIu64
+                             " holds a record of %u bytes.",
                              r->where, r->data_offset, r->lsn, h.size);
     uint64_t padded = wal__padded(h.size);
     const uint8_t *image = r->data;

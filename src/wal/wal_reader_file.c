@@ -66,9 +66,10 @@ read_head(struct wal_reader *r, struct wal_found *f, uint8_t *page)
         return rc;
     f->valid = wal__head_valid(page, r->uuid, &f->head) && f->head.segment == f->number;
     if (f->valid && f->head.format > WAL_FORMAT)
-        return ash_raise_obj(ASH_VERSION_MISMATCH, name,
-                             "log segment %s has format %u; this library knows %u", name,
-                             f->head.format, WAL_FORMAT);
+        return ash_raise_obj(
+            ASH_VERSION_MISMATCH, name,
+            "Log segment %s has format %u, but this library knows %u; use a newer Ashlar.", name,
+            f->head.format, WAL_FORMAT);
     if (f->valid && f->head.epoch > r->epoch)
         r->epoch = f->head.epoch;
     return ASH_OK;
@@ -143,7 +144,7 @@ raise_no_start(const struct wal_reader *r, const struct wal_position *from)
     wal__segment_name(name, from->segment);
     return ash_raise_obj(ASH_CORRUPT, name,
                          "%s/%s, in which recovery must start at log position %" PRIu64
-                         ", %s; restore it from a backup",
+                         ", %s; restore it from a backup.",
                          io_dir_path(r->dir), name, from->lsn,
                          there ? "is damaged in its head" : "is missing");
 }

@@ -52,23 +52,27 @@ check_changes(const uint8_t *record, uint32_t size, uint32_t at, unsigned change
         if (size - at < sizeof(c))
             return ash_raise(
                 ASH_CORRUPT,
-                "log record: change %u begins at byte %u of %u and has no room for its head", i, at,
-                size);
+                "Change %u of a log record begins at byte %u of %u and has no room for its head; the log is damaged.",
+                i, at, size);
         memcpy(&c, record + at, sizeof(c));
         at += (uint32_t)sizeof(c);
         if (c.size > size - at || round_up(c.size, 8) > size - at)
-            return ash_raise(ASH_CORRUPT, "log record: change %u claims %u bytes where %u are left",
-                             i, c.size, size - at);
+            return ash_raise(
+                ASH_CORRUPT,
+                "Change %u of a log record claims %u bytes where %u are left; the log is damaged.",
+                i, c.size, size - at);
         if (c.op == 0 || c.op >= WAL_OP_MAX || c.flags != 0 || c.reserved != 0 || c.page == 0 ||
             c.page_class >= PAGE_CLASS_COUNT)
             return ash_raise(
                 ASH_CORRUPT,
-                "log record: change %u (operation %u, page %llu) is not one that this version knows",
+                "Change %u of a log record (operation %u, page %llu) is not one that this version knows.",
                 i, c.op, (unsigned long long)c.page);
         at += (uint32_t)round_up(c.size, 8);
     }
     if (at != size)
-        return ash_raise(ASH_CORRUPT, "log record: %u bytes follow its last change", size - at);
+        return ash_raise(ASH_CORRUPT,
+                         "%u bytes follow the last change of a log record; the log is damaged.",
+                         size - at);
     return ASH_OK;
 }
 
@@ -77,25 +81,35 @@ wal_record_check(const void *record, uint32_t size)
 {
     struct wal_record_head h;
     if (size < sizeof(h))
-        return ash_raise(ASH_CORRUPT, "log record: %u bytes are too few for its head", size);
+        return ash_raise(ASH_CORRUPT,
+                         "A log record of %u bytes is too short for its head; the log is damaged.",
+                         size);
     memcpy(&h, record, sizeof(h));
     if (h.size != size || h.size > WAL_RECORD_MAX)
-        return ash_raise(ASH_CORRUPT, "log record: says %u bytes, has %u", h.size, size);
+        return ash_raise(
+            ASH_CORRUPT,
+            "A log record says that it has %u bytes, but it has %u; the log is damaged.", h.size,
+            size);
     if (h.type == 0 || h.type > WAL_REC_TYPE_MAX || h.flags != 0)
-        return ash_raise(ASH_CORRUPT,
-                         "log record: type %u with flags %u is not one that this version knows",
-                         h.type, h.flags);
+        return ash_raise(
+            ASH_CORRUPT,
+            "A log record of type %u with flags %u is not one that this version knows.", h.type,
+            h.flags);
     if (h.type != WAL_REC_MTR && h.type != WAL_REC_ROW && h.type != WAL_REC_CLR) {
         if (h.changes != 0)
-            return ash_raise(ASH_CORRUPT, "log record: type %u claims %u page changes", h.type,
-                             h.changes);
+            return ash_raise(
+                ASH_CORRUPT,
+                "A log record of type %u claims %u page changes, which it cannot have.", h.type,
+                h.changes);
         return ASH_OK;
     }
     uint32_t at = (uint32_t)sizeof(h);
     if (h.type == WAL_REC_ROW) {
         if (h.link > size - at || round_up(h.link, 8) > size - at)
-            return ash_raise(ASH_CORRUPT, "log record: undo part of %llu bytes in a record of %u",
-                             (unsigned long long)h.link, size);
+            return ash_raise(
+                ASH_CORRUPT,
+                "A log record claims an undo part of %llu bytes in %u bytes; the log is damaged.",
+                (unsigned long long)h.link, size);
         at += (uint32_t)round_up(h.link, 8);
     }
     return check_changes(record, size, at, h.changes);
@@ -138,11 +152,12 @@ wal_segment_check(const void *bytes, size_t size, const uint8_t uuid[16], uint64
     struct wal_segment_head head;
     if (size < 4096 || !wal__head_valid(p, uuid, &head))
         return ash_raise(ASH_CORRUPT,
-                         "log segment: its head is damaged or belongs to another database");
+                         "The head of a log segment is damaged or belongs to another database.");
     if (head.format > WAL_FORMAT)
-        return ash_raise(ASH_VERSION_MISMATCH,
-                         "log segment: format %u is newer than this library's %u", head.format,
-                         WAL_FORMAT);
+        return ash_raise(
+            ASH_VERSION_MISMATCH,
+            "A log segment of format %u is newer than this library, which knows %u; use a newer Ashlar.",
+            head.format, WAL_FORMAT);
     uint64_t lsn = head.lsn;
     for (size_t at = 4096; at < size;) {
         struct wal_block_head b;

@@ -174,7 +174,7 @@ checkpoint_bad(const struct recovery *r, const char *what)
 {
     return ash_raise(ASH_CORRUPT,
                      "The checkpoint at LSN %" PRIu64
-                     ", which the superblock names, %s; restore from a backup",
+                     ", which the superblock names, %s; restore from a backup.",
                      r->info.checkpoint_lsn, what);
 }
 
@@ -233,7 +233,7 @@ section_restore(const struct recovery *r, uint32_t id, const uint8_t *data, size
             return r->o->participants[i].restore(r->o->participants[i].ctx, data, bytes);
     return ash_raise(ASH_VERSION_MISMATCH,
                      "The checkpoint holds state of a part %" PRIu32
-                     " that this library does not have; use a newer one",
+                     " that this library does not have; use a newer one.",
                      id);
 }
 
@@ -246,29 +246,31 @@ recover_checkpoint_check(const void *bytes, size_t size)
     size_t at = sizeof(head);
 
     if (size < sizeof(head))
-        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes is too short", size);
+        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes is too short.", size);
     memcpy(&head, data, sizeof(head));
     if (head.version != CHECKPOINT_VERSION)
         return ash_raise(head.version > CHECKPOINT_VERSION ? ASH_VERSION_MISMATCH : ASH_CORRUPT,
-                         "The checkpoint has version %" PRIu32 ", this library knows %u",
+                         "The checkpoint has version %" PRIu32
+                         ", but this library knows %u; use a newer Ashlar.",
                          head.version, CHECKPOINT_VERSION);
     if (head.dirty_count > (size - at) / sizeof(struct checkpoint_dirty))
-        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes lists %" PRIu64 " dirty pages",
+        return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes lists %" PRIu64 " dirty pages.",
                          size, head.dirty_count);
     at += head.dirty_count * sizeof(struct checkpoint_dirty);
     for (uint32_t i = 0; i < head.participants; i++) {
         if (size - at < sizeof(section))
-            return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes ends before its part %" PRIu32,
-                             size, i);
+            return ash_raise(ASH_CORRUPT,
+                             "A checkpoint of %zu bytes ends before its part %" PRIu32 ".", size,
+                             i);
         memcpy(&section, data + at, sizeof(section));
         at += sizeof(section);
         if (section.bytes > size - at || round_up(section.bytes, 8) > size - at)
-            return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes ends in its part %" PRIu32,
+            return ash_raise(ASH_CORRUPT, "A checkpoint of %zu bytes ends in its part %" PRIu32 ".",
                              size, i);
         at += round_up(section.bytes, 8);
     }
     return at == size ? ASH_OK
-                      : ash_raise(ASH_CORRUPT, "A checkpoint has %zu bytes too many", size - at);
+                      : ash_raise(ASH_CORRUPT, "A checkpoint has %zu bytes too many.", size - at);
 }
 
 /* What recover_checkpoint_check() has accepted. */
@@ -516,12 +518,12 @@ redo_latch(struct recovery *r, const struct wal_change *c, struct buf_page *p)
         return ash_raise(
             ASH_READ_ONLY,
             "Page %" PRIu64
-            " would have to be created by recovery; open the database for writing once",
+            " would have to be created by recovery; open the database for writing once.",
             h->page);
     if (h->size != 1)
         return ash_raise(ASH_CORRUPT,
                          "PAGE_INIT of page %" PRIu64 " has %" PRIu32
-                         " bytes of payload instead of 1",
+                         " bytes of payload instead of 1.",
                          h->page, h->size);
     return buf_redo_init(r->o->pool, h->page, h->page_class, h->tree, c->payload[0], p);
 }
@@ -542,7 +544,7 @@ redo_page(struct recovery *r, const struct wal_record *rec, struct wal_change ch
         rc = ash_raise(
             ASH_READ_ONLY,
             "Page %" PRIu64
-            " lacks changes that recovery would have to make; open the database for writing once",
+            " lacks changes that recovery would have to make; open the database for writing once.",
             page);
         goto out_unlatch;
     }

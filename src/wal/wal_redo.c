@@ -33,13 +33,15 @@ redo_init(uint8_t *page, uint32_t size, const struct wal_change *change)
 {
     const struct wal_change_head *c = change->head;
     if (c->size != 1)
-        return ash_raise(ASH_CORRUPT,
-                         "log: PAGE_INIT of page %llu has %u bytes of payload instead of 1",
-                         (unsigned long long)c->page, c->size);
+        return ash_raise(
+            ASH_CORRUPT,
+            "The log record PAGE_INIT of page %llu has %u bytes of payload instead of 1.",
+            (unsigned long long)c->page, c->size);
     if (PAGE_CLASS_SIZE((uint32_t)c->page_class) != size)
-        return ash_raise(ASH_CORRUPT,
-                         "log: PAGE_INIT of page %llu for class %u, on an image of %u bytes",
-                         (unsigned long long)c->page, c->page_class, size);
+        return ash_raise(
+            ASH_CORRUPT,
+            "The log record PAGE_INIT of page %llu is for class %u, but its image has %u bytes.",
+            (unsigned long long)c->page, c->page_class, size);
     struct page_head *h = (struct page_head *)(void *)page;
     uint32_t database = h->database;
     uint64_t write_seq = h->write_seq;
@@ -59,13 +61,15 @@ redo_bytes(uint8_t *page, uint32_t size, const struct wal_change *change)
 {
     const struct wal_change_head *c = change->head;
     if (c->size < 8)
-        return ash_raise(ASH_CORRUPT, "log: PAGE_BYTES of page %llu has only %u bytes of payload",
+        return ash_raise(ASH_CORRUPT,
+                         "The log record PAGE_BYTES of page %llu has only %u bytes of payload.",
                          (unsigned long long)c->page, c->size);
     uint32_t offset = get_le32(change->payload), bytes = c->size - 8;
     if (offset < sizeof(struct page_head) || offset > size || bytes > size - offset)
-        return ash_raise(ASH_CORRUPT,
-                         "log: PAGE_BYTES of page %llu: bytes [%u, +%u) do not fit a page of %u",
-                         (unsigned long long)c->page, offset, bytes, size);
+        return ash_raise(
+            ASH_CORRUPT,
+            "The log record PAGE_BYTES of page %llu has bytes [%u, +%u), which do not fit a page of %u.",
+            (unsigned long long)c->page, offset, bytes, size);
     memcpy(page + offset, change->payload + 8, bytes);
     return ASH_OK;
 }
@@ -83,7 +87,7 @@ wal_redo_apply(uint8_t *page, uint32_t size, const struct wal_change *change, ui
     if (c->op >= WAL_OP_MAX || redo_of[c->op] == NULL)
         return ash_raise(
             ASH_CORRUPT,
-            "log: page %llu has a change of operation %u, which this library does not know",
+            "The log holds a change of page %llu by operation %u, which this library does not know.",
             (unsigned long long)c->page, c->op);
     return redo_of[c->op](page, size, c->op, change->payload, c->size, start);
 }

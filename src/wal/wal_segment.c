@@ -449,7 +449,7 @@ wal_room(struct wal *wal)
         wal__keeper_kick(wal);
     }
     return ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir),
-                         "the disk of %s is full: the log cannot grow; free some space",
+                         "The disk of %s is full: the log cannot grow; free some space.",
                          io_dir_path(wal->options.dir));
 }
 
@@ -559,21 +559,23 @@ check_options(const struct wal_options *o, const struct wal_position *at)
 {
     if (!is_pow2(o->buffer_bytes) || o->buffer_bytes < 4 * WAL_RECORD_MAX)
         return ash_raise(ASH_INVALID,
-                         "log buffer of %" PRIu64 " bytes: must be a power of two and at least %u",
+                         "A log buffer of %" PRIu64
+                         " bytes is not possible; it must be a power of two and at least %u.",
                          o->buffer_bytes, 4 * WAL_RECORD_MAX);
     if (o->segment_bytes % 4096 != 0 || o->segment_bytes < (64u << 10) ||
         o->segment_bytes > (UINT64_C(1) << 40))
-        return ash_raise(ASH_INVALID,
-                         "log segments of %" PRIu64
-                         " bytes: must be a multiple of 4096 from 64 KiB to 1 TiB",
-                         o->segment_bytes);
+        return ash_raise(
+            ASH_INVALID,
+            "Log segments of %" PRIu64
+            " bytes are not possible; their size must be a multiple of 4096 from 64 KiB to 1 TiB.",
+            o->segment_bytes);
     if (o->writers < 1 || o->writers > WAL_WRITERS_MAX)
-        return ash_raise(ASH_INVALID, "%u log writers: must be 1 to %u", o->writers,
+        return ash_raise(ASH_INVALID, "%u log writers are not possible; use 1 to %u.", o->writers,
                          WAL_WRITERS_MAX);
     if (at->lsn % WAL_RECORD_ALIGN != 0 || at->lsn < WAL_LSN_FIRST || at->segment == 0)
         return ash_raise(ASH_INVALID,
-                         "a log cannot start at position %" PRIu64 " in segment %" PRIu64, at->lsn,
-                         at->segment);
+                         "A log cannot start at position %" PRIu64 " in segment %" PRIu64 ".",
+                         at->lsn, at->segment);
     return ASH_OK;
 }
 
@@ -681,7 +683,7 @@ wal_open(const struct wal_options *options, const struct wal_position *at,
     struct wal_segment *newest = newest_locked(wal);
     rc = newest == NULL || newest->number < at->segment
              ? allocate(wal)
-             : ash_raise(ASH_INVALID, "log segment %" PRIu64 " is not a fresh one", at->segment);
+             : ash_raise(ASH_INVALID, "Log segment %" PRIu64 " is not a fresh one.", at->segment);
     if (rc == ASH_OK && options->read_only) {
         atomic_store(&wal->failed, ASH_READ_ONLY); /* what an append will be told */
         *out = wal;
