@@ -111,7 +111,7 @@ raise_no_memory(enum mem_tag tag, size_t size)
 {
     ash_ignore(ash_raise(ASH_NO_MEMORY, /* the callers return NULL instead */
                          "Could not allocate %zu bytes for %s (%" PRIu64
-                         " in use there); give the process more memory or lower the option cache",
+                         " in use there); give the process more memory or lower the option cache.",
                          size, mem_tag_name(tag), mem_used(tag)));
 }
 
@@ -288,7 +288,7 @@ mem_map(enum mem_tag tag, size_t size, bool huge)
     if (p == NULL) {
         ash_ignore(ash_raise_sys(
             ASH_NO_MEMORY, err, NULL,
-            "Could not map %zu bytes of address space for %s; check ulimit -v and vm.overcommit_memory",
+            "Could not map %zu bytes of address space for %s; check ulimit -v and vm.overcommit_memory.",
             size, mem_tag_name(tag)));
         return NULL;
     }

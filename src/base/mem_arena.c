@@ -200,7 +200,7 @@ mem_arena_begin(void)
             ash_ignore(
                 ash_raise(ASH_NO_MEMORY, /* the caller sees NULL */
                           "Could not reserve addresses for the memory of a simulation; check "
-                          "ulimit -v and vm.overcommit_memory"));
+                          "ulimit -v and vm.overcommit_memory."));
             return NULL;
         }
     }

@@ -259,7 +259,7 @@ option_find(const char *name, enum option_id *id_out)
     }
     return ash_raise_obj(
         ASH_INVALID, name,
-        "There is no option '%.64s'; did you mean '%s'? `ashlar options` lists all", name,
+        "There is no option '%.64s'; did you mean '%s'? `ashlar options` lists all.", name,
         rows[best].name);
 }
 
@@ -281,7 +281,7 @@ options_set(struct options *o, const char *name, const char *value)
     if (!parse_value(&rows[id], value, &v) || !value_fits(id, v)) {
         char range[TEXT_MAX];
         format_range(id, range, sizeof(range));
-        return ash_raise_obj(ASH_INVALID, name, "Option %s cannot be '%.64s': its range is %s%s%s",
+        return ash_raise_obj(ASH_INVALID, name, "Option %s cannot be '%.64s': its range is %s%s%s.",
                              name, value, range,
                              rows[id].type == OPTION_INT && rows[id].unit[0] != '\0' ? " " : "",
                              rows[id].type == OPTION_INT ? rows[id].unit : "");
@@ -302,7 +302,7 @@ options_format(const struct options *o, const char *name, char *out, size_t size
     format_value(&rows[id], o->v[id], text, sizeof(text));
     if (strlen(text) >= size)
         return ash_raise_obj(ASH_INVALID, name,
-                             "The value of option %s needs %zu bytes, the caller gave %zu", name,
+                             "The value of option %s needs %zu bytes, the caller gave %zu.", name,
                              strlen(text) + 1, size);
     memcpy(out, text, strlen(text) + 1);
     return ASH_OK;
@@ -340,7 +340,7 @@ options_parse(struct options *o, const char *text)
         if (equals == NULL || !copy_trimmed(name, p, equals) ||
             !copy_trimmed(value, equals + 1, end))
             return ash_raise(ASH_INVALID,
-                             "Options are written name=value,name=value; '%.*s' is not",
+                             "Options are written name=value,name=value; '%.*s' is not.",
                              (int)min_u64(64, end - p), p);
         ash_rc rc = options_set(PLANTED(906) ? o : &changed, name, value);
         if (rc != ASH_OK)

@@ -524,12 +524,12 @@ wait_for_frame(struct buf_pool *pool, uint8_t page_class, uint64_t *deadline)
         return ash_raise(
             ASH_NO_SPACE,
             "No frame for a page of %u bytes: changed pages cannot be written for want of room on the disk; "
-            "free some and try again",
+            "free some and try again.",
             PAGE_CLASS_SIZE(page_class));
     if (now >= *deadline)
         return ash_raise(ASH_NO_MEMORY,
                          "No frame for a page of %u bytes: every page in the cache of %" PRIu64
-                         " bytes is latched or waits to be written; raise the option cache",
+                         " bytes is latched or waits to be written; raise the option cache.",
                          PAGE_CLASS_SIZE(page_class), pool->arena_bytes);
     atomic_fetch_add(&pool->frame_waiters, 1);
     buf__poke(pool);
@@ -550,7 +550,7 @@ buf__frame_alloc(struct buf_pool *pool, uint8_t page_class, bool wait, uint32_t 
     if (page_class > pool->class_max)
         return ash_raise(ASH_NO_MEMORY,
                          "A page of %" PRIu64 " bytes does not fit into a cache of %" PRIu64
-                         " bytes; raise the option cache",
+                         " bytes; raise the option cache.",
                          (uint64_t)PAGE_SIZE_MIN << page_class, pool->arena_bytes);
     for (;;) {
         if (pop_free(pool, page_class, frame_out, &low)) {

@@ -216,7 +216,7 @@ buf__check_id(struct buf_pool *pool, uint64_t page)
         return ASH_OK;
     return ash_raise(ASH_CORRUPT,
                      "Page id %" PRIu64 " is outside the database (ids are 1 to %" PRIu64
-                     "); the page that refers to it is damaged",
+                     "); the page that refers to it is damaged.",
                      page, pool->fast.page_max - 1);
 }
 
@@ -259,7 +259,7 @@ locate(struct buf_pool *pool, uint64_t page, uint8_t *class_out)
     return ash_raise(
         ASH_CORRUPT,
         "Page %" PRIu64
-        " has no place in the data file; the page that refers to it is damaged or out of date",
+        " has no place in the data file; the page that refers to it is damaged or out of date.",
         page);
 }
 

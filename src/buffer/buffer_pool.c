@@ -76,7 +76,7 @@ buf_create(const struct buf_options *options, struct buf_pool **out)
         return ash_raise(
             ASH_INVALID,
             "A cache of %" PRIu64
-            " bytes is not possible; the option cache must be between 256 KiB and 511 GiB",
+            " bytes is not possible; the option cache must be between 256 KiB and 511 GiB.",
             options->bytes);
     struct buf_pool *pool = mem_aligned(MEM_BUFFER, ASH_CACHE_LINE, sizeof(*pool));
     if (pool == NULL)
@@ -203,7 +203,7 @@ new_in_frame(struct buf_pool *pool, uint64_t page, uint32_t frame, enum page_typ
     if (page >= pool->fast.page_max)
         return ash_raise(ASH_NO_SPACE,
                          "All %" PRIu64
-                         " page ids are in use; larger pages or another database make room",
+                         " page ids are in use; larger pages or another database make room.",
                          pool->fast.page_max);
     /* The id may have been in use before: its last holder is about to leave (buf_free), or somebody
      * with an old reference is about to find that the page does not exist. */
@@ -330,7 +330,7 @@ buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t
         return rc;
     if (page_class >= PAGE_CLASS_COUNT)
         return ash_raise(ASH_CORRUPT,
-                         "The log gives page %" PRIu64 " the size class %u, which does not exist",
+                         "The log gives page %" PRIu64 " the size class %u, which does not exist.",
                          page, page_class);
     rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame);
     if (rc != ASH_OK)

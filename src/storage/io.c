@@ -796,7 +796,7 @@ check_name(const char *name)
 {
     if (name[0] == '\0' || strchr(name, '/') != NULL || strcmp(name, ".") == 0 ||
         strcmp(name, "..") == 0 || strlen(name) > 255)
-        return ash_raise(ASH_INVALID, "\"%s\" is not a plain file name.", name);
+        return ash_raise(ASH_INVALID, "The name \"%s\" is not a plain file name.", name);
     return ASH_OK;
 }
 

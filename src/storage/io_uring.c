@@ -214,7 +214,8 @@ uring_start(struct io *io)
         return ASH_OK;
     }
     return ash_raise_sys(ASH_UNSUPPORTED, -err, NULL,
-                         "io_uring cannot be used here: %s (errno %d).", strerror(-err), -err);
+                         "The kernel interface io_uring cannot be used here: %s (errno %d).",
+                         strerror(-err), -err);
 }
 
 unsigned

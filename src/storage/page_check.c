@@ -23,7 +23,7 @@ page_check(const void *image, uint32_t size, uint64_t page, uint32_t database, c
     if (size < PAGE_SIZE_MIN || !is_pow2(size) || size > PAGE_CLASS_SIZE(PAGE_CLASS_COUNT - 1))
         return ash_raise_obj(ASH_CORRUPT, file,
                              "%s, offset %" PRIu64 ", page %" PRIu64 ": no page has %" PRIu32
-                             " bytes; restore from a backup",
+                             " bytes; restore from a backup.",
                              file, offset, page, size);
     memcpy(&h, image, sizeof(h));
     uint32_t crc = crc32c(0, (const uint8_t *)image + 4, size - 4);
@@ -32,35 +32,37 @@ page_check(const void *image, uint32_t size, uint64_t page, uint32_t database, c
         return ash_raise_obj(
             ASH_CORRUPT, file,
             "%s, offset %" PRIu64 ": page %" PRIu64 " fails its checksum (stored %08" PRIx32
-            ", computed %08" PRIx32 "%s); run `ashlar verify`, restore from a backup",
+            ", computed %08" PRIx32 "%s); run `ashlar verify`, restore from a backup.",
             file, offset, page, h.crc32c, crc, empty ? ", nothing was ever written there" : "");
     }
     if (h.format != PAGE_FORMAT)
-        return ash_raise_obj(h.format > PAGE_FORMAT ? ASH_VERSION_MISMATCH : ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64
-                             " has page format %u, this library knows %u",
-                             file, offset, page, h.format, PAGE_FORMAT);
+        return ash_raise_obj(
+            h.format > PAGE_FORMAT ? ASH_VERSION_MISMATCH : ASH_CORRUPT, file,
+            "%s, offset %" PRIu64 ": page %" PRIu64
+            " has page format %u, but this library knows %u; use a newer Ashlar, or restore from a backup.",
+            file, offset, page, h.format, PAGE_FORMAT);
     if (h.page != page)
         return ash_raise_obj(ASH_CORRUPT, file,
                              "%s, offset %" PRIu64 ": found page %" PRIu64 " where page %" PRIu64
-                             " should be: a misdirected write or read; restore from a backup",
+                             " should be: a misdirected write or read; restore from a backup.",
                              file, offset, h.page, page);
     if (h.database != database)
-        return ash_raise_obj(ASH_CORRUPT, file,
-                             "%s, offset %" PRIu64 ": page %" PRIu64
-                             " belongs to another database (tag %08" PRIx32 ", expected %08" PRIx32
-                             "); was a file copied between directories?",
-                             file, offset, page, h.database, database);
+        return ash_raise_obj(
+            ASH_CORRUPT, file,
+            "%s, offset %" PRIu64 ": page %" PRIu64 " belongs to another database (tag %08" PRIx32
+            ", expected %08" PRIx32
+            "); perhaps a file was copied between directories; restore from a backup.",
+            file, offset, page, h.database, database);
     if (h.page_class >= PAGE_CLASS_COUNT || PAGE_CLASS_SIZE(h.page_class) != size)
         return ash_raise_obj(ASH_CORRUPT, file,
                              "%s, offset %" PRIu64 ": page %" PRIu64
                              " says size class %u, but has %" PRIu32
-                             " bytes; restore from a backup",
+                             " bytes; restore from a backup.",
                              file, offset, page, h.page_class, size);
     if (h.type == 0 || h.flags != 0)
         return ash_raise_obj(ASH_CORRUPT, file,
                              "%s, offset %" PRIu64 ": page %" PRIu64
-                             " has type %u and flags %u, which do not exist",
+                             " has type %u and flags %u, which do not exist.",
                              file, offset, page, h.type, h.flags);
     return ASH_OK;
 }

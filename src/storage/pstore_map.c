@@ -133,7 +133,7 @@ pstore_page_alloc(struct pstore *ps, uint64_t *page_out)
     if (rc != ASH_OK)
         return ash_raise_obj(rc, PSTORE_FILE,
                              "The database has used all of its %" PRIu64
-                             " page ids; raise page_id_max or delete rows",
+                             " page ids; raise page_id_max or delete rows.",
                              ps->id_max);
     *page_out = page;
     return ASH_OK;
@@ -190,10 +190,11 @@ ash_rc
 pstore_replay_check(const struct pstore *ps, uint64_t page, struct map_entry entry)
 {
     if (page < PAGE_ID_FIRST || page >= ps->id_max)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "The log names page %" PRIu64 ", but page ids are below %" PRIu64
-                             "; was the database opened with a smaller page_id_max?",
-                             page, ps->id_max);
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "The log names page %" PRIu64 ", but page ids are below %" PRIu64
+            "; perhaps the database was opened with a smaller page_id_max before; raise it.",
+            page, ps->id_max);
     return entry.v == 0 ? ASH_OK : pstore__entry_check(ps, entry, "page", page);
 }
 
@@ -267,7 +268,7 @@ pstore__entry_check(const struct pstore *ps, struct map_entry e, const char *wha
     return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                          "%s %" PRIu64 " is said to lie at offset %" PRIu64 " with %" PRIu32
                          " bytes, which %s (%" PRIu64 " zones of %" PRIu64
-                         " bytes) does not hold; was the file cut?  Restore from a backup",
+                         " bytes) does not hold; was the file cut?  Restore from a backup.",
                          what, number, offset, map_entry_length(e), PSTORE_FILE, ps->zones,
                          zone_bytes);
 }
@@ -278,16 +279,16 @@ map_page_check(const struct map_page *m)
     if (m->head.type != PAGE_TYPE_MAP || m->index >= 1ull << 40 ||
         m->head.page != MAP_PAGE_ID(m->index))
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "Map page %" PRIu64 " has a wrong type or number", m->index);
+                             "Map page %" PRIu64 " has a wrong type or number.", m->index);
     for (unsigned i = 0; i < MAP_PAGE_ENTRIES; i++)
         if (m->entry[i] != 0 && !pstore__entry_shape(m->entry[i]))
             return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                                  "Map page %" PRIu64 ", entry %u (page %" PRIu64 ") is %016" PRIx64
-                                 ", which is no place",
+                                 ", which is no place.",
                                  m->index, i, m->index * MAP_PAGE_ENTRIES + i, m->entry[i]);
     if (m->index == 0 && m->entry[0] != 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "The map gives page 0 a place, which never exists");
+                             "The map gives page 0 a place, which never exists.");
     return ASH_OK;
 }
 
@@ -298,13 +299,13 @@ map_root_check(const struct map_root *r)
     if (r->head.type != PAGE_TYPE_MAP_ROOT || r->index >= 1ull << 40 ||
         r->head.page != MAP_ROOT_ID(r->index) || r->count > MAP_ROOT_ENTRIES || r->reserved != 0 ||
         (r->next != 0 && (!full || !pstore__entry_shape(r->next))))
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "Map root page %" PRIu64 " is malformed",
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "Map root page %" PRIu64 " is malformed.",
                              r->index);
     for (unsigned i = 0; i < MAP_ROOT_ENTRIES; i++)
         if (r->entry[i] != 0 && (i >= r->count || !pstore__entry_shape(r->entry[i])))
             return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                                  "Map root page %" PRIu64 ", entry %u is %016" PRIx64
-                                 ", which is no place",
+                                 ", which is no place.",
                                  r->index, i, r->entry[i]);
     return ASH_OK;
 }
@@ -319,7 +320,7 @@ pstore_map_page_check(const void *page, uint32_t size)
     } copy; /* the caller's bytes may be unaligned */
 
     if (size != PAGE_SIZE_MIN)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A map page has %u bytes, not %" PRIu32,
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A map page has %u bytes, not %" PRIu32 ".",
                              PAGE_SIZE_MIN, size);
     memcpy(&h, page, sizeof(h));
     ash_rc rc = page_check(page, size, h.page, h.database, PSTORE_FILE, 0);
@@ -343,7 +344,7 @@ pstore__root_check(const struct pstore *ps, const struct map_root *root, uint64_
     if (before + root->count > pages || last != (root->next == 0) || root->index != index)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                              "Map root page %" PRIu64 " does not continue the chain of %" PRIu64
-                             " map pages",
+                             " map pages.",
                              index, pages);
     return root->next == 0
                ? ASH_OK
@@ -363,7 +364,7 @@ pstore__map_read(struct pstore *ps, uint64_t entry, uint64_t id, enum page_type 
     rc = pstore_read_end(ps, id, 0, buf, e);
     if (rc == ASH_OK && h->type != type)
         rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                           "%s, offset %" PRIu64 ": a page of the map has type %u, expected %u",
+                           "%s, offset %" PRIu64 ": a page of the map has type %u, expected %u.",
                            PSTORE_FILE, map_entry_offset(e), h->type, type);
     return rc;
 }
@@ -517,14 +518,14 @@ pstore_map_record_check(const void *body, uint32_t size, unsigned *count_out)
         memcpy(&r, body, sizeof(r));
     if (r.count == 0 || r.count > PSTORE_MAP_MOVES_MAX || r.reserved != 0 ||
         size != sizeof(r) + r.count * sizeof(struct map_move))
-        return ash_raise(ASH_CORRUPT, "A MAP record of %" PRIu32 " bytes names %" PRIu32 " moves",
+        return ash_raise(ASH_CORRUPT, "A MAP record of %" PRIu32 " bytes names %" PRIu32 " moves.",
                          size, r.count);
     for (unsigned i = 0; i < r.count; i++) {
         const struct map_move *m = pstore_map_record_move(body, i);
         if (m->page == PAGE_ID_NONE || !pstore__entry_shape(m->entry))
             return ash_raise(ASH_CORRUPT,
                              "A MAP record moves page %" PRIu64 " to %016" PRIx64
-                             ", which is no place",
+                             ", which is no place.",
                              m->page, m->entry);
     }
     *count_out = r.count;

@@ -21,14 +21,14 @@ pstore_read_begin(struct pstore *ps, uint64_t page, uint8_t page_class, void *bu
         return ash_raise_obj(
             ASH_CORRUPT, PSTORE_FILE,
             "Page %" PRIu64
-            " has no place in %s/%s, yet something refers to it; run `ashlar verify`",
+            " has no place in %s/%s, yet something refers to it; run `ashlar verify`.",
             page, io_dir_path(ps->dir), PSTORE_FILE);
     if (stored_class != page_class)
         return ash_raise_obj(
             ASH_CORRUPT, PSTORE_FILE,
             "Page %" PRIu64
             " was asked for with size class %u, but the map stores class %u of it at offset %" PRIu64
-            " of %s; run `ashlar verify`",
+            " of %s; run `ashlar verify`.",
             page, page_class, stored_class, map_entry_offset(e), PSTORE_FILE);
     *req_out = (struct io_req){ .file = ps->file,
                                 .op = IO_OP_READ,
@@ -57,7 +57,7 @@ pstore_read_end(struct pstore *ps, uint64_t page, uint8_t page_class, const void
             "%s, offset %" PRIu64 ": page %" PRIu64
             " is whole, but not the version that was written last "
             "(checksum ends in %03x, the map says %03x): the device lost or misdirected a write; restore "
-            "from a backup and distrust the device",
+            "from a backup and distrust the device.",
             PSTORE_FILE, map_entry_offset(entry), page, h->crc32c & 0xfffu, map_entry_crc(entry));
     return ASH_OK;
 }
@@ -110,12 +110,12 @@ verify_super(struct verify *v)
         if (rc == ASH_OK)
             rc = pstore_superblock_check(v->buf, SUPER_SIZE);
         if (rc == ASH_OK && sb->seq < seq)
-            rc =
-                ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                              "%s, offset %" PRIu64 ": a superblock slot holds version %" PRIu64
-                              ", not the newest, %" PRIu64
-                              "; its twin is used, and the next checkpoint but one writes it again",
-                              PSTORE_FILE, offset, sb->seq, seq);
+            rc = ash_raise_obj(
+                ASH_CORRUPT, PSTORE_FILE,
+                "%s, offset %" PRIu64 ": a superblock slot holds version %" PRIu64
+                ", not the newest, %" PRIu64
+                "; its twin is used, and the next checkpoint but one writes it again.",
+                PSTORE_FILE, offset, sb->seq, seq);
         if (rc != ASH_OK && !is_damage(rc))
             return rc;
         if (rc != ASH_OK)

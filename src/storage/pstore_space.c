@@ -399,7 +399,7 @@ pstore_ensure_room(struct pstore *ps, uint64_t bytes)
             return ash_raise_obj(
                 ASH_NO_SPACE, PSTORE_FILE,
                 "%s/%s cannot grow and has no room for %" PRIu64
-                " more bytes; nothing was changed: free disk space or delete rows, then retry",
+                " more bytes; nothing was changed: free disk space or delete rows, then retry.",
                 io_dir_path(ps->dir), PSTORE_FILE, bytes);
         if (rc != ASH_OK)
             return rc;
@@ -420,7 +420,7 @@ pstore__space_init(struct pstore *ps)
     if (zones == 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                              "%s/%s has only %" PRIu64
-                             " bytes, less than one zone: it was cut; restore from a backup",
+                             " bytes, less than one zone: it was cut; restore from a backup.",
                              io_dir_path(ps->dir), PSTORE_FILE, bytes);
     rc = zones_reserve(ps, zones);
     if (rc != ASH_OK)
@@ -452,7 +452,7 @@ pstore__space_mark(struct pstore *ps, struct map_entry e, const char *what, uint
         return ash_raise_obj(
             ASH_CORRUPT, PSTORE_FILE,
             "%s, offset %" PRIu64 ": the map says that %s %" PRIu64
-            " lies where another page is; run `ashlar verify`, restore from a backup",
+            " lies where another page is; run `ashlar verify`, restore from a backup.",
             PSTORE_FILE, map_entry_offset(e), what, number);
     units_set(ps, unit, count, /* in_use= */ true);
     return ASH_OK;

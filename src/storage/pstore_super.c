@@ -45,24 +45,24 @@ pstore_superblock_check(const void *block, uint32_t size)
     struct super_block sb;
 
     if (size != SUPER_SIZE)
-        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE, "A superblock has %u bytes, not %" PRIu32,
-                             SUPER_SIZE, size);
+        return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
+                             "A superblock has %u bytes, not %" PRIu32 ".", SUPER_SIZE, size);
     memcpy(&sb, block, sizeof(sb));
     if (sb.magic != SUPER_MAGIC)
         return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
-                             "%s does not begin as an Ashlar data file does", PSTORE_FILE);
+                             "%s does not begin as an Ashlar data file does.", PSTORE_FILE);
     if (sb.crc32c != super_crc(block) && !PLANTED(57))
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s: a superblock (version %" PRIu64 ") fails its checksum",
+                             "%s: a superblock (version %" PRIu64 ") fails its checksum.",
                              PSTORE_FILE, sb.seq);
     if (sb.format > SUPER_FORMAT)
         return ash_raise_obj(ASH_VERSION_MISMATCH, PSTORE_FILE,
                              "%s has format %" PRIu32
-                             ", this library knows up to %u; use a newer Ashlar",
+                             ", but this library knows up to %u; use a newer Ashlar.",
                              PSTORE_FILE, sb.format, SUPER_FORMAT);
     if (sb.format == 0 || !super_sane(&sb))
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s: a superblock (version %" PRIu64 ") contradicts itself",
+                             "%s: a superblock (version %" PRIu64 ") contradicts itself.",
                              PSTORE_FILE, sb.seq);
     return ASH_OK;
 }
@@ -107,7 +107,7 @@ super_write(struct io_file *file, const struct super_block *sb, unsigned first, 
             rc = ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                                "%s, offset %" PRIu64
                                ": the superblock just written does not read back; the device loses "
-                               "writes, do not trust it",
+                               "writes, do not trust it.",
                                PSTORE_FILE, req[twin].offset);
     }
     mem_free(MEM_PSTORE, buf);
@@ -166,14 +166,15 @@ super_read(struct pstore *ps, unsigned *twins_out)
     const char *dir = io_dir_path(ps->dir);
     if (newer != ASH_OK)
         return ash_raise_obj(newer, PSTORE_FILE,
-                             "%s/%s was written by a newer Ashlar than this library; use that one",
+                             "%s/%s was written by a newer Ashlar than this library; use that one.",
                              dir, PSTORE_FILE);
     if (ps->super.seq == 0 && magics == 0)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE, "%s/%s is not an Ashlar data file",
+        return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
+                             "%s/%s is not an Ashlar data file; name the directory of a database.",
                              dir, PSTORE_FILE);
     if (ps->super.seq == 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
-                             "%s/%s: all %u superblocks are damaged; restore from a backup", dir,
+                             "%s/%s: all %u superblocks are damaged; restore from a backup.", dir,
                              PSTORE_FILE, SUPER_SLOTS);
     if (bad > 0)
         log_write(
@@ -243,11 +244,11 @@ pstore_create(const struct pstore_options *options, struct pstore **out)
     struct io_file *file;
 
     if (options->read_only)
-        return ash_raise_obj(ASH_READ_ONLY, PSTORE_FILE, "A database cannot be created read-only");
+        return ash_raise_obj(ASH_READ_ONLY, PSTORE_FILE, "A database cannot be created read-only.");
     if (zone_bytes % SUPER_AREA != 0 || zone_bytes > SUPER_ZONE_MAX)
         return ash_raise_obj(ASH_INVALID, PSTORE_FILE,
-                             "zone_bytes is %" PRIu32
-                             ", it must be a multiple of 64 KiB and at most 1 GiB",
+                             "The option zone_size is %" PRIu32
+                             ", it must be a multiple of 65,536 bytes and at most 1 GiB.",
                              zone_bytes);
     ash_rc rc = io_file_open(options->dir, PSTORE_FILE_TEMPORARY, IO_CREATE | IO_LOCK, &file);
     if (rc != ASH_OK)
@@ -255,7 +256,7 @@ pstore_create(const struct pstore_options *options, struct pstore **out)
     bool exists = false;
     rc = pstore_look(options->dir, &exists); /* locked: two creators cannot both see nothing */
     if (rc == ASH_OK && exists)
-        rc = ash_raise_obj(ASH_EXISTS, PSTORE_FILE, "%s/%s exists already",
+        rc = ash_raise_obj(ASH_EXISTS, PSTORE_FILE, "%s/%s exists already.",
                            io_dir_path(options->dir), PSTORE_FILE);
     if (rc == ASH_OK)
         rc = create_fill(file, zone_bytes);
@@ -313,8 +314,8 @@ pstore_open(const struct pstore_options *options, struct pstore **out)
     ash_rc rc = io_file_open(options->dir, PSTORE_FILE, flags | IO_LOCK, &ps->file);
     if (rc == ASH_NOT_FOUND)
         rc = ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
-                           "%s holds no Ashlar database (%s is missing)", io_dir_path(options->dir),
-                           PSTORE_FILE);
+                           "%s holds no Ashlar database (%s is missing).",
+                           io_dir_path(options->dir), PSTORE_FILE);
     if (rc == ASH_OK)
         rc = open_contents(ps, options->page_id_max);
     if (rc != ASH_OK) {
