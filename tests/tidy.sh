@@ -92,6 +92,42 @@ awk 'FNR == 1 { start = 0 } /^\{/ { start = FNR }
      /^\}/ { if (start && FNR - start > 121 && last !~ /NOLINT/) print FILENAME ":" start ": " FNR - start " lines"; start = 0 }' \
     "${c_files[@]}" | rule "a function ends before line 120: split it"
 
+# --- Error sentences: a capital letter (or a name that is filled in) first, a period last.  A sentence that is
+# passed on ("...: %s") ends with its own. ---
+awk '
+function sentence(file, line, text) {
+    if (text == "" || text == "%s") return
+    if (text !~ /^[A-Z%]/) print file ":" line ": begins without a capital letter: " text
+    if (text !~ /\.$/ && text !~ /: %s$/) print file ":" line ": ends without a period: " text
+}
+function scan(file, s,    at, line, name, want, i, c, depth, arg, string, text) {
+    line = 1
+    while (match(s, /(ash_raise(_obj|_sys)?|ash_answer|io__poison_with)[[:space:]]*\(/)) {
+        name = substr(s, RSTART, RLENGTH)
+        at = substr(s, 1, RSTART + RLENGTH - 1)
+        line += gsub(/\n/, "", at)
+        want = name ~ /_with/ ? 4 : name ~ /_sys/ ? 3 : name ~ /_obj/ ? 2 : 1 # the argument that is the text
+        s = substr(s, RSTART + RLENGTH)
+        depth = 1; arg = 0; string = 0; text = ""
+        for (i = 1; depth > 0 && i <= 2000; i++) {
+            c = substr(s, i, 1)
+            if (string) {
+                if (c == "\\") { if (arg == want) text = text substr(s, i, 2); i++; continue }
+                if (c == "\"") string = 0
+                else if (arg == want) text = text c
+            } else if (c == "\"") string = 1
+            else if (c == "(") depth++
+            else if (c == ")") depth--
+            else if (c == "," && depth == 1) { if (++arg > want) break }
+            else if (arg == want && text != "" && c ~ /[A-Z]/) text = text "n" # PRIu64 and its like
+        }
+        sentence(file, line, text)
+    }
+}
+FNR == 1 { if (file != "") scan(file, all); file = FILENAME; all = "" }
+{ all = all $0 "\n" }
+END { scan(file, all) }' $(find src -name '*.c' -o -name '*_int.h') | rule "an error is a full sentence (docs/errors.md)"
+
 # --- Things written in two places ---
 in_header=$(grep -oE '^ASH_API .*' include/ashlar.h | grep -oE '\bash_[a-z_]+\(' | tr -d '(' | sort -u)
 in_map=$(grep -oE '^ +ash_[a-z_]+;' libashlar.map | tr -d ' ;' | sort -u)

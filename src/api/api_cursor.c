@@ -245,7 +245,7 @@ ash_cursor_batch(ash_cursor *c, size_t capacity, struct ash_row *rows_out, size_
     if (rc != ASH_OK)
         return rc;
     if (capacity == 0)
-        return ash_raise(ASH_INVALID, "ash_cursor_batch needs room for at least one row.");
+        return ash_raise(ASH_INVALID, "A batch needs room for at least one row.");
     return api_cursor_end(c, btree_cursor_batch(c->cursor, !c->reverse, capacity,
                                                 (struct btree_row *)(void *)rows_out, count_out));
 }

@@ -105,13 +105,15 @@ db_open_storage(ash_db *db, unsigned flags)
         return rc;
     if (exists) {
         if (flags & ASH_OPEN_EXCLUSIVE)
-            return ash_raise_obj(ASH_EXISTS, db->path, "\"%s\" holds a database already.",
-                                 db->path);
+            return ash_raise_obj(ASH_EXISTS, db->path,
+                                 "The directory \"%s\" holds a database already.", db->path);
         return pstore_open(&ps, &db->pstore);
     }
     if (!create)
-        return ash_raise_obj(ASH_NOT_A_DATABASE, db->path, "\"%s\" holds no Ashlar database.",
-                             db->path);
+        return ash_raise_obj(
+            ASH_NOT_A_DATABASE, db->path,
+            "The directory \"%s\" holds no Ashlar database; name another one, or open it with ASH_OPEN_CREATE.",
+            db->path);
     return pstore_create(&ps, &db->pstore);
 }
 
@@ -316,7 +318,8 @@ db_open(const struct db_seams *seams, const char *path, unsigned flags, const ch
 
     task_process_init(btree_register);
     if (path == NULL || db_out == NULL || path[0] == '\0')
-        return ash_raise(ASH_INVALID, "ash_open needs a directory and a place for the handle.");
+        return ash_raise(ASH_INVALID,
+                         "To open a database takes a directory and a place for the handle.");
     if ((flags & ASH_OPEN_READ_ONLY) && (flags & ASH_OPEN_CREATE))
         return ash_raise(ASH_INVALID,
                          "A database cannot be created read-only; drop one of the two flags.");

@@ -83,7 +83,7 @@ ash_get_for_update(ash_session *s, ash_table *table, struct ash_slice key, enum 
     if (!s->in_transaction)
         return ash_raise(
             ASH_MISUSE,
-            "ash_get_for_update locks until the transaction ends; call ash_begin first.");
+            "A row is locked until the transaction ends; call ash_begin before ash_get_for_update.");
     ash_rc rc = api_row_begin(s, table, key, /* write= */ true);
     if (rc != ASH_OK)
         return rc;
@@ -140,7 +140,7 @@ ash_bulk_load(ash_session *s, ash_table *table, ash_bulk_next_fn next, void *arg
 {
     if (s->in_transaction)
         return ash_raise(ASH_MISUSE,
-                         "ash_bulk_load is a transaction of its own; end the open one first.");
+                         "A bulk load is a transaction of its own; end the open one first.");
     ash_rc rc = api_row_begin(s, table, ash_slice(NULL, 0), /* write= */ true);
     if (rc != ASH_OK)
         return rc;

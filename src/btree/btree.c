@@ -80,7 +80,7 @@ btree__buf_room(struct btree_buf *b, uint32_t more)
     if (want > UINT32_MAX)
         return ash_raise(
             ASH_TOO_LARGE,
-            "values of more than 4 GiB do not fit one answer; ask for fewer rows at once");
+            "Values of more than 4 GiB do not fit one answer; ask for fewer rows at once.");
     uint8_t *data = mem_realloc(MEM_BTREE, b->data, want);
     if (data == NULL)
         return ASH_NO_MEMORY;
@@ -195,7 +195,7 @@ btree__restart(const struct btree *bt, unsigned *tries)
     counter_add(&bt->env->counters->restarts, 1);
     if (++*tries > BTREE_RETRY_MAX)
         return ash_raise(ASH_INTERNAL,
-                         "an operation on tree %u met a changed page %u times; please report it",
+                         "An operation on tree %u met a changed page %u times; please report it.",
                          bt->tree, *tries);
     unsigned spins = *tries;
     task_relax(&spins);
@@ -216,7 +216,7 @@ bad_child(const struct btree *bt, const struct buf_page *p, unsigned level)
 {
     return ash_raise(
         ASH_CORRUPT,
-        "tree %u: page %llu should be a node of level %u and is not; run a verification", bt->tree,
+        "Tree %u: page %llu should be a node of level %u and is not; run a verification.", bt->tree,
         (unsigned long long)p->page, level);
 }
 

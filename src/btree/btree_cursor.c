@@ -314,7 +314,7 @@ settle(struct btree_cursor *c)
     if (atomic_load_explicit(&c->t->killed, memory_order_acquire))
         return ash_raise(
             ASH_SNAPSHOT_TOO_OLD,
-            "the versions that this cursor's snapshot needs are gone; begin a new transaction");
+            "The versions that this cursor's snapshot needs are gone; begin a new transaction.");
     return ASH_OK;
 }
 
@@ -551,7 +551,7 @@ ran_off(struct btree_cursor *c, bool forward)
         c->fwd = 0;
         c->bwd = -1;
     }
-    return ash_raise(ASH_NOT_FOUND, "the cursor has reached its end");
+    return ash_raise(ASH_NOT_FOUND, "The cursor has reached its end.");
 }
 
 /* A failed load leaves the cursor where it stood. */
@@ -572,7 +572,7 @@ btree_cursor_reopen(struct btree_cursor *c, struct btree *bt, struct txn *t,
     if (options == NULL)
         options = &all;
     if (options->from.size > BTREE_KEY_MAX || options->to.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a cursor's bound is longer than any key (%u bytes)",
+        return ash_raise(ASH_TOO_LARGE, "A cursor's bound is longer than any key (%u bytes).",
                          (unsigned)BTREE_KEY_MAX);
     ash_rc rc = txn_statement(t, /* write= */ false);
     if (rc != ASH_OK)
@@ -660,7 +660,7 @@ ash_rc
 btree_cursor_seek(struct btree_cursor *c, struct ash_slice key, bool forward)
 {
     if (key.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is longer than any key (%u bytes)",
+        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is longer than any key (%u bytes).",
                          key.size, (unsigned)BTREE_KEY_MAX);
     gap_set(&c->at, forward ? GAP_BEFORE : GAP_AFTER, key);
     if (!above(key, &c->from))

@@ -53,7 +53,7 @@ chain_latch(const struct killer *k, struct chain *c)
             buf_unlatch_x(k->bt.env->pool, &p);
             chain_release(k, c);
             return ash_raise(ASH_CORRUPT,
-                             "tree %u: page %llu has the wrong level; run a verification",
+                             "Tree %u: page %llu has the wrong level; run a verification.",
                              k->bt.tree, (unsigned long long)page);
         }
         level = n->level;

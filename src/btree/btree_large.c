@@ -55,7 +55,7 @@ bad_value(const struct btree *bt, uint64_t page)
 {
     return ash_raise(
         ASH_CORRUPT,
-        "tree %u: page %llu should hold part of a large value and does not; run a verification",
+        "Tree %u: page %llu should hold part of a large value and does not; run a verification.",
         bt->tree, (unsigned long long)page);
 }
 
@@ -88,7 +88,7 @@ btree__large_read(const struct btree *bt, const uint8_t *description, uint32_t d
     unsigned count;
     if (!btree__large_parse(description, description_size, &size, pages, &count))
         return ash_raise(ASH_CORRUPT,
-                         "tree %u: a row describes its large value wrongly; run a verification",
+                         "Tree %u: a row describes its large value wrongly; run a verification.",
                          bt->tree);
     ash_rc rc = btree__buf_room(out, size);
     if (rc != ASH_OK)

@@ -71,7 +71,7 @@ empty_leaf(const struct btree *bt, const struct buf_page *root, struct buf_page 
             return ASH_OK;
         buf_unlatch_x(bt->env->pool, leaf_out);
     }
-    return ash_raise(ASH_EXISTS, "tree %u holds rows already; a bulk load needs an empty table",
+    return ash_raise(ASH_EXISTS, "Tree %u holds rows already; a bulk load needs an empty table.",
                      bt->tree);
 }
 
@@ -388,11 +388,11 @@ check_row(const struct loader *l, struct ash_slice key, struct ash_slice value)
     if (key.size > BTREE_KEY_MAX || value.size > ASH_VALUE_SIZE_MAX)
         return ash_raise(
             ASH_TOO_LARGE,
-            "a row with a key of %zu and a value of %zu bytes is too large (at most %u and %u)",
+            "A row with a key of %zu and a value of %zu bytes is too large (at most %u and %u).",
             key.size, value.size, (unsigned)BTREE_KEY_MAX, ASH_VALUE_SIZE_MAX);
     if (l->has_last && btree__compare(ash_slice(l->last, l->last_size), key) >= 0)
         return ash_raise(ASH_INVALID,
-                         "the keys of a bulk load must ascend; sort them and remove duplicates");
+                         "The keys of a bulk load must ascend; sort them and remove duplicates.");
     return ASH_OK;
 }
 
@@ -494,7 +494,7 @@ btree_bulk_load(struct btree *bt, ash_bulk_next_fn next, void *arg)
 {
     /* What another load has made so far would look like the rest of an interrupted one. */
     if (atomic_exchange(&bt->loading, true) && !PLANTED(114))
-        return ash_raise(ASH_CONFLICT, "tree %u is being loaded by somebody else", bt->tree);
+        return ash_raise(ASH_CONFLICT, "Tree %u is being loaded by somebody else.", bt->tree);
     struct loader *l = mem_zalloc(MEM_BTREE, sizeof(*l));
     if (l == NULL) {
         atomic_store(&bt->loading, false);

@@ -303,7 +303,7 @@ bad_payload(const uint8_t *page, const char *what)
     const struct page_head *h = (const struct page_head *)(const void *)page;
     return ash_raise(
         ASH_CORRUPT,
-        "page %llu of tree %u: a log record does not fit it (%s); the log or the page is damaged",
+        "Page %llu of tree %u: a log record does not fit it (%s); the log or the page is damaged.",
         (unsigned long long)h->page, h->tree, what);
 }
 

@@ -18,7 +18,7 @@ bad(const uint8_t *page, const char *what, uint32_t where)
 {
     const struct page_head *h = (const struct page_head *)(const void *)page;
     return ash_raise(ASH_CORRUPT,
-                     "page %llu of tree %u is damaged: %s (at %u); restore it from a backup",
+                     "Page %llu of tree %u is damaged: %s (at %u); restore it from a backup.",
                      (unsigned long long)h->page, h->tree, what, where);
 }
 
@@ -150,7 +150,7 @@ btree_page_check(const uint8_t *page, uint32_t size)
 {
     const struct btree_node *n = btree__cnode(page);
     if (size < PAGE_SIZE_MIN || size > PAGE_CLASS_SIZE(PAGE_CLASS_COUNT - 1) || !is_pow2(size))
-        return ash_raise(ASH_CORRUPT, "a page of %u bytes is no B+tree page", size);
+        return ash_raise(ASH_CORRUPT, "A page of %u bytes is no B+tree page.", size);
     if (n->page.type == PAGE_TYPE_VALUE) {
         const struct btree_value_page *v = (const void *)page;
         return v->size <= size - sizeof(*v) && v->index < BTREE_LARGE_PAGES_MAX

@@ -53,7 +53,7 @@ step_back(const struct btree *bt, struct ash_slice key, struct txn_buffer *buf,
         (versioned && size < BTREE_VERSION_SIZE) || (u.head->row_flags & ~BTREE_ROW_FLAGS_ALL) != 0)
         return ash_raise(
             ASH_CORRUPT,
-            "tree %u: a row's version at log position %llu belongs to another row; run a verification",
+            "Tree %u: a row's version at log position %llu belongs to another row; run a verification.",
             bt->tree, (unsigned long long)image->undo);
     value->size = base;
     if (u.head->kind == TXN_UNDO_INSERT) {
@@ -84,7 +84,7 @@ replace_by_large(const struct btree *bt, struct btree_buf *value, uint32_t base)
     uint32_t size = value->size - base;
     if (size > sizeof(description))
         return ash_raise(ASH_CORRUPT,
-                         "tree %u: a row describes its large value wrongly; run a verification",
+                         "Tree %u: a row describes its large value wrongly; run a verification.",
                          bt->tree);
     memcpy(description, value->data + base, size);
     value->size = base;
@@ -151,7 +151,7 @@ check_key(const struct btree *bt, struct ash_slice key)
 {
     if (ASH_LIKELY(key.size <= BTREE_KEY_MAX))
         return ASH_OK;
-    return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)", key.size,
+    return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is too long (tree %u takes %u).", key.size,
                      bt->tree, (unsigned)BTREE_KEY_MAX);
 }
 
@@ -163,7 +163,7 @@ given_up(const struct btree *bt)
 {
     return ash_raise(
         ASH_SNAPSHOT_TOO_OLD,
-        "tree %u: the versions that this snapshot needs are gone; begin a new transaction",
+        "Tree %u: the versions that this snapshot needs are gone; begin a new transaction.",
         bt->tree);
 }
 
@@ -206,7 +206,7 @@ newest(const struct btree *bt, struct txn *t, struct ash_slice key, struct btree
         case TXN_WRITER_NEWER:
             rc = ash_raise(
                 ASH_CONFLICT,
-                "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
+                "Another transaction changed this row of tree %u after this one's snapshot; roll back and retry.",
                 bt->tree);
             break;
         case TXN_WRITER_SELF:

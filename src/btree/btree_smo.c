@@ -153,7 +153,7 @@ grow_root(const struct btree *bt, struct buf_page *root)
     if (n->level >= BTREE_LEVEL_MAX)
         return ash_raise(
             ASH_CORRUPT,
-            "tree %u has grown to %u levels, which no tree can need; run a verification", bt->tree,
+            "Tree %u has grown to %u levels, which no tree can need; run a verification.", bt->tree,
             n->level);
     ash_rc rc = buf_new(pool, PAGE_TYPE_BTREE_INNER, BTREE_INNER_CLASS, bt->tree, &child);
     if (rc != ASH_OK)

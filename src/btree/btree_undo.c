@@ -26,7 +26,7 @@ lost_row(const struct undoing *u)
 {
     return ash_raise(
         ASH_CORRUPT,
-        "tree %u: a row that transaction %llu changed is gone or somebody else's; run a verification",
+        "Tree %u: a row that transaction %llu changed is gone or somebody else's; run a verification.",
         u->bt.tree, (unsigned long long)atomic_load_explicit(&u->t->id, memory_order_relaxed));
 }
 
@@ -61,9 +61,10 @@ restore_put(const struct undoing *u, struct btree_put *put)
     if (h->row_size < version_size || (h->row_flags & ~BTREE_ROW_FLAGS_ALL) != 0 ||
         h->row_size - version_size + h->key_size >
             BTREE_ENTRY_MAX(PAGE_CLASS_SIZE((uint32_t)u->bt.leaf_class)))
-        return ash_raise(ASH_CORRUPT,
-                         "tree %u: a log record holds a row that cannot be one; the log is damaged",
-                         u->bt.tree);
+        return ash_raise(
+            ASH_CORRUPT,
+            "Tree %u: a log record holds a row that cannot be one; the log is damaged.",
+            u->bt.tree);
     *put = (struct btree_put){
         .key = u->key,
         .value = ash_slice(u->undo->row + version_size, h->row_size - version_size),
@@ -166,7 +167,7 @@ btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo
     };
     if (h->key_size > BTREE_KEY_MAX || h->leaf_class >= PAGE_CLASS_COUNT)
         return ash_raise(ASH_CORRUPT,
-                         "tree %u: a log record names a key of %u bytes; the log is damaged",
+                         "Tree %u: a log record names a key of %u bytes; the log is damaged.",
                          h->tree, h->key_size);
     for (unsigned tries = 0; tries < BTREE_RETRY_MAX; tries++) {
         struct undo_step step = { UNDO_DONE, PAGE_ID_NONE, 0, false };
@@ -189,7 +190,7 @@ btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo
             return rc;
     }
     return ash_raise(ASH_INTERNAL,
-                     "taking back a change of tree %u did not come to an end; please report it",
+                     "Taking back a change of tree %u did not come to an end; please report it.",
                      h->tree);
 }
 

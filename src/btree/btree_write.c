@@ -30,10 +30,10 @@ check_sizes(const struct btree *bt, enum btree_write_kind kind, struct ash_slice
             struct ash_slice value)
 {
     if (key.size > BTREE_KEY_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a key of %zu bytes is too long (tree %u takes %u)",
+        return ash_raise(ASH_TOO_LARGE, "A key of %zu bytes is too long (tree %u takes %u).",
                          key.size, bt->tree, (unsigned)BTREE_KEY_MAX);
     if (kind != BTREE_DELETE && value.size > ASH_VALUE_SIZE_MAX)
-        return ash_raise(ASH_TOO_LARGE, "a value of %zu bytes is too long (tree %u takes %u)",
+        return ash_raise(ASH_TOO_LARGE, "A value of %zu bytes is too long (tree %u takes %u).",
                          value.size, bt->tree, ASH_VALUE_SIZE_MAX);
     return ASH_OK;
 }
@@ -68,12 +68,12 @@ allowed(const struct change *c, const struct buf_page *leaf, uint32_t slot, bool
     if (newer)
         return ash_raise(
             ASH_CONFLICT,
-            "another transaction changed this row of tree %u after this one's snapshot; roll back and retry",
+            "Another transaction changed this row of tree %u after this one's snapshot; roll back and retry.",
             c->bt->tree);
     bool live = exact && (btree__cslots(leaf->data)[slot].key >> BTREE_SLOT_KEY_BITS &
                           BTREE_ROW_DELETED) == 0;
     if (c->kind == BTREE_INSERT && live)
-        return ash_raise(ASH_EXISTS, "a row with this key is in tree %u already", c->bt->tree);
+        return ash_raise(ASH_EXISTS, "A row with this key is in tree %u already.", c->bt->tree);
     if ((c->kind == BTREE_UPDATE || c->kind == BTREE_DELETE) && !live)
         return ash_answer(ASH_NOT_FOUND, "No row has this key.");
     return ASH_OK;
@@ -294,7 +294,7 @@ change_row(struct change *c)
         if (rc != ASH_OK)
             return rc;
     }
-    return ash_raise(ASH_INTERNAL, "a change of tree %u did not come to an end; please report it",
+    return ash_raise(ASH_INTERNAL, "A change of tree %u did not come to an end; please report it.",
                      bt->tree);
 }
 
