@@ -86,7 +86,7 @@ buf_mark_broken(struct buf_pool *pool, struct buf_page *p)
     buf__fail(pool,
               ash_raise(ASH_POISONED,
                         "Page %" PRIu64
-                        " was changed but the change could not be logged; reopen the database",
+                        " was changed but the change could not be logged; reopen the database.",
                         p->page));
 }
 
@@ -170,6 +170,6 @@ buf_throttle(struct buf_pool *pool)
         atomic_load(&pool->dirty_units) >= pool->dirty_soft)
         rc = ash_raise(
             ASH_NO_SPACE,
-            "Changed pages cannot be written for want of room on the disk; free some and try again");
+            "Changed pages cannot be written for want of room on the disk; free some and try again.");
     return rc;
 }

@@ -202,7 +202,7 @@ buf_write_until(struct buf_pool *pool, uint64_t lsn)
     if (!pool->started)
         return buf_oldest_dirty(pool) >= lsn
                    ? ASH_OK
-                   : ash_raise(ASH_MISUSE, "Pages cannot be written before recovery has ended");
+                   : ash_raise(ASH_MISUSE, "Pages cannot be written before recovery has ended.");
     buf__assert_none_held(pool);
     target_raise(&pool->until, lsn);
     buf__poke(pool); /* the writers help */
