@@ -70,6 +70,54 @@ db_arena(const ash_db *db)
 
 /* ---- Steps ---- */
 
+/* There is no data file that looks like ours.  With a log beside it there was one: that log may hold
+ * the only copy of acknowledged rows, so nothing is made in its place.  (A creation that was
+ * interrupted leaves no log without a data file.) */
+static ash_rc
+db_check_no_log(ash_db *db, ash_rc otherwise)
+{
+    struct err_detail detail;
+    bool log = false;
+
+    err_save(&detail);
+    ash_rc rc = PLANTED(322) ? ASH_OK : wal_look(db->dir, &log);
+    if (rc != ASH_OK)
+        return rc;
+    if (log)
+        return ash_raise_obj(
+            ASH_CORRUPT, PSTORE_FILE,
+            "The directory \"%s\" holds the log of a database (wal-*.log), but its "
+            "data file %s is missing or damaged from its beginning; put that file "
+            "back, or restore from a backup.",
+            db->path, PSTORE_FILE);
+    err_restore(&detail);
+    return otherwise;
+}
+
+static ash_rc
+db_open_data(ash_db *db, const struct pstore_options *ps, unsigned flags)
+{
+    bool exists;
+    ash_rc rc = pstore_look(db->dir, &exists);
+
+    if (rc != ASH_OK)
+        return rc;
+    if (exists && (flags & ASH_OPEN_EXCLUSIVE) != 0)
+        return ash_raise_obj(ASH_EXISTS, db->path, "The directory \"%s\" holds a database already.",
+                             db->path);
+    if (exists) {
+        rc = pstore_open(ps, &db->pstore);
+        return rc == ASH_NOT_A_DATABASE ? db_check_no_log(db, rc) : rc;
+    }
+    rc = db_check_no_log(db, ASH_OK);
+    if (rc == ASH_OK && (flags & ASH_OPEN_CREATE) == 0)
+        rc = ash_raise_obj(ASH_NOT_A_DATABASE, db->path,
+                           "The directory \"%s\" holds no Ashlar database; name another one, or "
+                           "create one there (ASH_OPEN_CREATE, `ashlar create`).",
+                           db->path);
+    return rc == ASH_OK ? pstore_create(ps, &db->pstore) : rc;
+}
+
 static ash_rc
 db_open_storage(ash_db *db, unsigned flags)
 {
@@ -99,22 +147,7 @@ db_open_storage(ash_db *db, unsigned flags)
                                  .grow_bytes = db->seams.grow_bytes,
                                  .page_id_max = db->seams.page_id_max,
                                  .read_only = db->read_only };
-    bool exists;
-    rc = pstore_look(db->dir, &exists);
-    if (rc != ASH_OK)
-        return rc;
-    if (exists) {
-        if (flags & ASH_OPEN_EXCLUSIVE)
-            return ash_raise_obj(ASH_EXISTS, db->path,
-                                 "The directory \"%s\" holds a database already.", db->path);
-        return pstore_open(&ps, &db->pstore);
-    }
-    if (!create)
-        return ash_raise_obj(
-            ASH_NOT_A_DATABASE, db->path,
-            "The directory \"%s\" holds no Ashlar database; name another one, or open it with ASH_OPEN_CREATE.",
-            db->path);
-    return pstore_create(&ps, &db->pstore);
+    return db_open_data(db, &ps, flags);
 }
 
 static ash_rc

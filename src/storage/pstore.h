@@ -22,6 +22,8 @@
 #include "storage/io.h"
 #include "storage/page_format.h"
 
+#define PSTORE_FILE "data-0000.ash"
+
 struct pstore;
 
 /* A map entry: where the current version of a page is.  0: nowhere.  bits 63..24: offset in units

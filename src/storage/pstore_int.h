@@ -17,7 +17,6 @@
 
 #define UNIT_BYTES            4096u /* space is handed out in these */
 #define UNITS_SUPER           (SUPER_AREA / UNIT_BYTES)
-#define PSTORE_FILE           "data-0000.ash"
 #define PSTORE_FILE_TEMPORARY "data-0000.tmp"
 #define PSTORE_ZONE_BYTES     (8u << 20)
 #define PSTORE_GROW_BYTES     (1ull << 30)

@@ -127,6 +127,14 @@ pstore__super_commit(struct pstore *ps, struct super_block *sb)
 
 /* ---- Finding the newest ---- */
 
+/* Damaged or not: was this once a slot of ours?  A magic of its own is not the only evidence. */
+static bool
+super_likely(const struct super_block *sb)
+{
+    return sb->magic == SUPER_MAGIC ||
+           (sb->format > 0 && sb->format <= SUPER_FORMAT && super_sane(sb) && !PLANTED(321));
+}
+
 /* *twins_out: which of the newest version's two slots are good, as bits. */
 static ash_rc
 super_read(struct pstore *ps, unsigned *twins_out)
@@ -134,7 +142,7 @@ super_read(struct pstore *ps, unsigned *twins_out)
     uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, SUPER_SIZE);
     const struct super_block *sb = (const struct super_block *)(void *)buf;
     ash_rc rc = ASH_OK, newer = ASH_OK;
-    unsigned magics = 0, bad = 0;
+    unsigned likely = 0, bad = 0;
     uint64_t size;
 
     if (buf == NULL)
@@ -147,8 +155,7 @@ super_read(struct pstore *ps, unsigned *twins_out)
         if (rc != ASH_OK)
             break;
         ash_rc check = pstore_superblock_check(buf, SUPER_SIZE);
-        if (sb->magic == SUPER_MAGIC)
-            magics++;
+        likely += super_likely(sb);
         if (check == ASH_OK && sb->slot == slot && sb->seq == ps->super.seq)
             *twins_out |= 1u << slot % 2;
         if (check == ASH_OK && sb->slot == slot && sb->seq > ps->super.seq) {
@@ -168,7 +175,7 @@ super_read(struct pstore *ps, unsigned *twins_out)
         return ash_raise_obj(newer, PSTORE_FILE,
                              "%s/%s was written by a newer Ashlar than this library; use that one.",
                              dir, PSTORE_FILE);
-    if (ps->super.seq == 0 && magics == 0)
+    if (ps->super.seq == 0 && likely == 0)
         return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
                              "%s/%s is not an Ashlar data file; name the directory of a database.",
                              dir, PSTORE_FILE);

@@ -120,6 +120,9 @@ struct wal_stats {
 };
 void wal_stats(const struct wal *wal, struct wal_stats *out);
 
+/* Is there any segment or spare? */
+ASH_MUST_CHECK ash_rc wal_look(struct io_dir *dir, bool *exists_out);
+
 /* Removes every segment and spare: for a database whose creation was interrupted. */
 ASH_MUST_CHECK ash_rc wal_remove_all(struct io *io, struct io_dir *dir);
 

@@ -724,6 +724,35 @@ wal_close(struct wal *wal)
     return rc;
 }
 
+static bool
+is_log_file(const char *name)
+{
+    uint64_t number;
+    uint32_t spare;
+
+    return wal__segment_parse(name, &number) || spare_parse(name, &spare);
+}
+
+static bool
+look_for_log_file(void *arg, const char *name)
+{
+    bool *found = arg;
+
+    *found = is_log_file(name);
+    return !*found;
+}
+
+ash_rc
+wal_look(struct io_dir *dir, bool *exists_out)
+{
+    bool found = false;
+    ash_rc rc = io_dir_list(dir, look_for_log_file, &found);
+
+    if (rc == ASH_OK)
+        *exists_out = found;
+    return rc;
+}
+
 struct remove_files {
     unsigned count;
     char names[32][WAL_NAME_MAX]; /* a round; more files: another round */
@@ -733,10 +762,8 @@ static bool
 find_log_file(void *arg, const char *name)
 {
     struct remove_files *f = arg;
-    uint64_t number;
-    uint32_t spare;
 
-    if (wal__segment_parse(name, &number) || spare_parse(name, &spare))
+    if (is_log_file(name))
         snprintf(f->names[f->count++], WAL_NAME_MAX, "%s", name);
     return f->count < ASH_ARRAY_SIZE(f->names);
 }

@@ -9,6 +9,7 @@
 #include "base/crc.h"
 #include "storage/pstore_format.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -136,17 +137,80 @@ START_TEST(a_directory_without_a_database_is_told)
     int fd = open(path, O_CREAT | O_WRONLY, 0600);
     must(fd >= 0 && write(fd, "this is a text file", 19) == 19, "write");
     close(fd);
-    ash_rc rc = open_dir(dir, 0, &db);
-    must(rc == ASH_NOT_A_DATABASE || rc == ASH_CORRUPT, "%s", ash_rc_name(rc));
+    must_rc(open_dir(dir, 0, &db), ASH_NOT_A_DATABASE);
     says("data-0000.ash");
-    rc = open_dir(dir, ASH_OPEN_CREATE, &db); /* never overwritten */
-    must(rc == ASH_NOT_A_DATABASE || rc == ASH_CORRUPT, "%s", ash_rc_name(rc));
+    must_rc(open_dir(dir, ASH_OPEN_CREATE, &db), ASH_NOT_A_DATABASE); /* never overwritten */
     snprintf(path, sizeof(path), "%s/file", dir);
     fd = open(path, O_CREAT | O_WRONLY, 0600);
     close(fd);
-    rc = open_dir(path, ASH_OPEN_CREATE, &db);
+    ash_rc rc = open_dir(path, ASH_OPEN_CREATE, &db);
     must(rc != ASH_OK && rc != ASH_INTERNAL, "%s", ash_rc_name(rc));
     says("file");
+}
+END_TEST
+
+static unsigned
+count_logs(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir(dir);
+
+    must(d != NULL, "opendir");
+    for (struct dirent *e = readdir(d); e != NULL; e = readdir(d))
+        n += strncmp(e->d_name, "wal-", 4) == 0;
+    closedir(d);
+    return n;
+}
+
+/* Opening says ASH_CORRUPT, names the data file, and leaves the log alone, whatever the flags. */
+static void
+refused_as_damaged(void)
+{
+    ash_db *db;
+    unsigned logs = count_logs();
+
+    must_rc(open_dir(dir, 0, &db), ASH_CORRUPT);
+    says("data-0000.ash");
+    says("backup");
+    must_rc(open_dir(dir, ASH_OPEN_READ_ONLY, &db), ASH_CORRUPT);
+    must_rc(open_dir(dir, ASH_OPEN_CREATE, &db), ASH_CORRUPT);
+    must(logs > 0 && count_logs() == logs, "the log was touched");
+}
+
+static void
+write_at(const char *path, off_t at, const void *bytes, size_t size)
+{
+    int fd = open(path, O_WRONLY);
+
+    must(fd >= 0 && pwrite(fd, bytes, size, at) == (ssize_t)size, "pwrite");
+    close(fd);
+}
+
+/* Goal: a database that lost its superblocks, or its data file, is never taken for an empty
+ * directory or somebody else's file: its log may hold the only copy of acknowledged rows. */
+START_TEST(a_damaged_database_is_not_taken_for_none)
+{
+    static uint8_t zeros[SUPER_AREA];
+    char path[128];
+    uint8_t keep[SUPER_AREA], magic[8];
+
+    make(dir, 10);
+    snprintf(path, sizeof(path), "%s/data-0000.ash", dir);
+    int fd = open(path, O_RDONLY);
+    must(fd >= 0 && pread(fd, keep, sizeof(keep), 0) == (ssize_t)sizeof(keep), "pread");
+    close(fd);
+    for (unsigned slot = 0; slot < SUPER_SLOTS; slot++) { /* one flipped bit in each magic */
+        memcpy(magic, keep + slot * SUPER_STRIDE, sizeof(magic));
+        magic[slot] ^= 4;
+        write_at(path, slot * SUPER_STRIDE, magic, sizeof(magic));
+    }
+    refused_as_damaged();
+    write_at(path, 0, zeros, sizeof(zeros)); /* nothing left of them */
+    refused_as_damaged();
+    must(truncate(path, 0) == 0, "truncate"); /* nor of the file */
+    refused_as_damaged();
+    must(unlink(path) == 0, "unlink");
+    refused_as_damaged();
 }
 END_TEST
 
@@ -454,6 +518,11 @@ no_uring(void)
     make(dir, 20);
     must(warnings == 1, "%u warnings", (unsigned)warnings);
     check_rows(dir, 0, 20);
+    ash_db *db; /* asked for by name it is not replaced */
+    must_rc(ash_open(dir, 0, OPTIONS ",io_backend=uring", &db), ASH_UNSUPPORTED);
+    says("io_uring");
+    must_ok(ash_open(dir, 0, OPTIONS ",io_backend=threads", &db));
+    must_ok(ash_close(db));
 }
 
 START_TEST(without_io_uring_threads_do_the_work)
@@ -489,6 +558,7 @@ suite(void)
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_set_timeout(c, 120);
     tcase_add_test(c, a_directory_without_a_database_is_told);
+    tcase_add_test(c, a_damaged_database_is_not_taken_for_none);
     tcase_add_test(c, an_existing_database_is_not_made_again);
     tcase_add_test(c, a_newer_format_is_refused);
     tcase_add_test(c, one_process_at_a_time);

@@ -178,8 +178,7 @@ flip(uint64_t at, unsigned bit, uint64_t seed)
     look(&l, seed);
     sim_disk_destroy(l.disk);
     if (l.open != ASH_OK) {
-        must(l.open == ASH_CORRUPT || l.open == ASH_NOT_A_DATABASE ||
-                 l.open == ASH_VERSION_MISMATCH,
+        must(l.open == ASH_CORRUPT || l.open == ASH_VERSION_MISMATCH,
              "%s byte %llu bit %u: open: %s: %s", f->name, (unsigned long long)at, bit,
              ash_rc_name(l.open), l.named);
         must(l.names_file, "%s byte %llu bit %u: the message names nothing: %s", f->name,

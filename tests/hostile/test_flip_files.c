@@ -167,7 +167,7 @@ names_place(const char *text)
 static void
 check_error(const struct flip *f, ash_rc rc)
 {
-    if (rc != ASH_CORRUPT && rc != ASH_NOT_A_DATABASE)
+    if (rc != ASH_CORRUPT)
         bad(f, "not a corruption code");
     if (!names_place(ash_error_last()->message))
         bad(f, "the message names neither a file nor a page");

@@ -574,7 +574,15 @@ START_TEST(superblocks_that_are_all_bad_are_told_apart)
     ck_rc(try_open(), ASH_CORRUPT);
     for (unsigned i = 0; i < 4; i++)
         flip(i * SUPER_STRIDE, 1);
+    ck_rc(try_open(), ASH_CORRUPT); /* the rest still looks like ours */
+    memset(block, 'x', sizeof(block));
+    struct sim_disk *good = disk;
+    ck_ok(sim_disk_cut(good, SIM_CUT_ALL, 1, &disk));
+    for (unsigned i = 0; i < 4; i++)
+        ck_ok(sim_disk_poke(disk, "db", "data-0000.ash", i * SUPER_STRIDE, block, sizeof(block)));
     ck_rc(try_open(), ASH_NOT_A_DATABASE);
+    sim_disk_destroy(disk);
+    disk = good;
     for (unsigned i = 0; i < 4; i++) {
         flip(i * SUPER_STRIDE, 1);
         flip(i * SUPER_STRIDE + 100, 1);

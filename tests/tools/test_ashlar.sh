@@ -413,8 +413,18 @@ has "$out" "page $page"
 hasnt "$out" "assertion"
 # No superblock is left: an error, not a crash.
 dd if=/dev/zero of=killed/data-0000.ash bs=4096 count=16 conv=notrunc status=none
-t 3 verify killed
-has "$err" "data-0000.ash"
+t 1 verify killed
+has "$out" "data-0000.ash"
+has "$err" ASH_CORRUPT
+t 3 get killed rows x
+has "$err" ASH_CORRUPT
+# A database without its data file is not an empty directory: its log is not thrown away.
+rm killed/data-0000.ash
+logs=$(ls killed)
+t 3 create killed
+has "$err" ASH_CORRUPT
+t 3 load killed rows rows.tsv
+is "$(ls killed)" "$logs"
 
 [ $bad = 0 ] && echo "all well"
 exit $bad
