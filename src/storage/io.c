@@ -69,8 +69,8 @@ io_start_backend(struct io *io)
     if (kind != IO_BACKEND_THREADS) {
         io->backend = &io__uring;
         ash_rc rc = io->backend->start(io);
-        if (rc == ASH_OK || rc == ASH_NO_MEMORY)
-            return rc;
+        if (rc == ASH_OK || rc == ASH_NO_MEMORY || (kind == IO_BACKEND_URING && !PLANTED(320)))
+            return rc; /* who names a backend gets that one or is told why not */
         log_write(LOG_WARN, "I/O goes through a thread pool instead of io_uring: %s",
                   err_current()->message);
     }

@@ -68,8 +68,8 @@ struct io_options {
     struct sim_disk *disk; /* IO_BACKEND_SIM only */
 };
 
-/* URING and AUTO take uring when a ring with the flags that will be used can be made, else threads
- * with one logged warning. */
+/* AUTO takes uring when a ring with the flags that will be used can be made, else threads with one
+ * logged warning.  URING says ASH_UNSUPPORTED instead. */
 ASH_MUST_CHECK ash_rc io_create(const struct io_options *options, struct io **out);
 void io_destroy(struct io *io); /* all files closed */
 enum io_backend_kind io_backend(const struct io *io);

@@ -213,9 +213,11 @@ uring_start(struct io *io)
         io->state = s;
         return ASH_OK;
     }
-    return ash_raise_sys(ASH_UNSUPPORTED, -err, NULL,
-                         "The kernel interface io_uring cannot be used here: %s (errno %d).",
-                         strerror(-err), -err);
+    return ash_raise_sys(
+        ASH_UNSUPPORTED, -err, NULL,
+        "The kernel refuses io_uring: %s (errno %d); allow it (kernel.io_uring_disabled, the "
+        "container's seccomp profile), or set io_backend to auto or threads.",
+        strerror(-err), -err);
 }
 
 unsigned

@@ -80,7 +80,10 @@ struct db_env {
 __attribute__((unused)) static ash_rc
 db_env_try_open(struct db_env *e, unsigned flags, const char *options, bool quiet, ash_db **db_out)
 {
-    struct db_seams seams = { .rt = e->rt, .backend = e->kind, .disk = e->disk, .quiet = quiet };
+    struct db_seams seams = { .rt = e->rt,
+                              .backend = e->kind == IO_BACKEND_URING ? IO_BACKEND_AUTO : e->kind,
+                              .disk = e->disk,
+                              .quiet = quiet };
 
     if (e->kind == IO_BACKEND_SIM) {
         seams.page_id_max = 1u << 14;

@@ -108,12 +108,32 @@ body_fallback(struct env *e)
 /* Goal: where io_uring is forbidden or too old, threads take over with one logged line. */
 START_TEST(without_io_uring_threads_take_over)
 {
-    struct env e = { .kind = _i < 2 ? IO_BACKEND_AUTO : IO_BACKEND_URING };
+    struct env e = { .kind = IO_BACKEND_AUTO };
     static const int errs[] = { EPERM, ENOSYS, ENOMEM };
     env_log_start();
     io__test_hooks.setup_errno = errs[_i];
     env_run(&e, body_fallback);
     io__test_hooks.setup_errno = 0;
+}
+END_TEST
+
+/* Goal: who asks for io_uring by name gets it, or one sentence that says why not and what to do. */
+START_TEST(io_uring_asked_for_by_name_is_never_replaced)
+{
+    struct io_options o = { .backend = IO_BACKEND_URING };
+    struct io *io = NULL;
+
+    env_log_start();
+    io__test_hooks.setup_errno = EPERM;
+    ck_rc(io_create(&o, &io), ASH_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err_current()->message, "io_uring"));
+    ck_assert_ptr_nonnull(strstr(err_current()->message, "threads"));
+    ck_assert_int_eq(err_current()->sys_errno, EPERM);
+    ck_assert_uint_eq(env_log.count, 0);
+    io__test_hooks.setup_errno = 0;
+    ck_ok(io_create(&o, &io));
+    ck_assert_int_eq(io_backend(io), IO_BACKEND_URING);
+    io_destroy(io);
 }
 END_TEST
 
@@ -525,7 +545,7 @@ END_TEST
 static void
 skip_without_io_uring(void)
 {
-    struct io_options o = { .backend = IO_BACKEND_URING };
+    struct io_options o = { .backend = IO_BACKEND_AUTO };
     struct io *io;
     ck_ok(io_create(&o, &io));
     bool have = io_backend(io) == IO_BACKEND_URING;
@@ -546,6 +566,7 @@ suite(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, every_rung_of_the_ladder_works, 0, 5);
     tcase_add_loop_test(t, without_io_uring_threads_take_over, 0, 3);
+    tcase_add_test(t, io_uring_asked_for_by_name_is_never_replaced);
     tcase_add_test(t, a_thread_without_a_ring_works_synchronously);
     tcase_add_loop_test(t, failed_enters_lose_nothing, 0, 3);
     tcase_add_loop_test(t, registered_buffers_are_followed_or_done_without, 0, 2);
