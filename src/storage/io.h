@@ -178,7 +178,9 @@ ASH_MUST_CHECK ash_rc io_flush(struct io_file *f,
 void io_register_buffer(struct io *io, void *base, size_t bytes);
 void io_unregister_buffer(struct io *io, void *base);
 
-/* How durable is a completed write of this file, and how costly a flush?  Probed at open. */
+/* How durable is a completed write of this file, and how costly a flush?  Probed at open.  Write
+ * through: of blocks that had been written and flushed before; the first write of an allocated
+ * block changes metadata, which only a flush makes durable. */
 enum io_device_class {
     IO_DEVICE_WRITE_THROUGH = 1,
     IO_DEVICE_VOLATILE = 2

@@ -181,6 +181,7 @@ struct io_test_hooks {
     _Atomic int enter_count; /* ... so many times */
     bool no_direct;          /* opens with O_DIRECT fail with EINVAL */
     bool no_fallocate;       /* fallocate() fails with EOPNOTSUPP */
+    bool write_through;      /* every device says that it has no volatile cache */
     unsigned short_bytes;    /* > 0: no transfer of the POSIX backends is longer */
 };
 extern struct io_test_hooks io__test_hooks;

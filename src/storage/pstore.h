@@ -126,9 +126,9 @@ struct pstore_write {
     struct map_entry entry; /* out: its new place, not yet in the map */
 };
 /* Writes the images to new places in as few, large, sequential requests as possible and makes them
- * durable (flush when the device needs it).  The map is unchanged.  Callers guarantee that the log
- * is durable up to each image's LSN (asserted through `durable_lsn`).  ASH_NO_SPACE: nothing is
- * lost, try again when there is room.  Parks.  Callable by several tasks. */
+ * durable.  The map is unchanged.  Callers guarantee that the log is durable up to each image's LSN
+ * (asserted through `durable_lsn`).  ASH_NO_SPACE: nothing is lost, try again when there is room.
+ * Parks.  Callable by several tasks. */
 ASH_MUST_CHECK ash_rc pstore_write(struct pstore *ps, struct pstore_write *writes, unsigned count,
                                    uint64_t durable_lsn, enum io_class class);
 /* Gives places back that were written but will not be installed. */

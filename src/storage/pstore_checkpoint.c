@@ -167,7 +167,7 @@ pstore_checkpoint_write(struct pstore *ps)
     /* An unchanged map keeps its root. */
     if (rc == ASH_OK && (ck->count > 0 || ck->pages != ps->map_pages))
         rc = roots_write(ps, (struct map_root *)(void *)bufs);
-    if (rc == ASH_OK && ck->root_count > 0 && ps->flush_needed)
+    if (rc == ASH_OK && ck->root_count > 0)
         rc = io_flush(ps->file, IO_CLASS_FLUSH);
     ck->written = rc == ASH_OK;
     mem_free(MEM_PSTORE, bufs);

@@ -91,7 +91,6 @@ struct pstore {
     struct io_file *file;
     uint64_t grow_bytes;
     bool read_only;
-    bool flush_needed;        /* the device forgets unflushed writes at a power cut */
     uint32_t database;        /* tag in page heads */
     struct super_block super; /* the newest durable one; changed by create, open and commit only */
 

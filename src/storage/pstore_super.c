@@ -71,8 +71,7 @@ pstore_superblock_check(const void *block, uint32_t size)
  * that a device lost would be found out only at the next restart, when what the older one names is
  * overwritten. */
 static ash_rc
-super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end,
-            bool flush)
+super_write(struct io_file *file, const struct super_block *sb, unsigned first, unsigned end)
 {
     uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, 3 * SUPER_SIZE);
     struct io_req req[2], *list[2] = { &req[0], &req[1] };
@@ -99,7 +98,7 @@ super_write(struct io_file *file, const struct super_block *sb, unsigned first, 
         if (rc == ASH_OK)
             rc = one;
     }
-    if (rc == ASH_OK && flush)
+    if (rc == ASH_OK)
         rc = io_flush(file, IO_CLASS_FLUSH);
     for (unsigned twin = first; twin < end && rc == ASH_OK; twin++) {
         rc = io_read(file, buf + 2 * SUPER_SIZE, SUPER_SIZE, req[twin].offset, IO_CLASS_FLUSH);
@@ -119,7 +118,7 @@ pstore__super_commit(struct pstore *ps, struct super_block *sb)
 {
     sb->seq = ps->super.seq + 1;
     sb->write_seq = atomic_load(&ps->write_seq);
-    ash_rc rc = super_write(ps->file, sb, 0, 2, ps->flush_needed);
+    ash_rc rc = super_write(ps->file, sb, 0, 2);
     if (rc == ASH_OK)
         ps->super = *sb;
     return rc;
@@ -240,7 +239,7 @@ create_fill(struct io_file *file, uint32_t zone_bytes)
     if (rc == ASH_OK)
         rc = io_file_allocate(file, bytes, /* zero= */ false);
     if (rc == ASH_OK)
-        rc = super_write(file, &sb, 0, 2, /* flush= */ true); /* always: also for the file's size */
+        rc = super_write(file, &sb, 0, 2);
     return rc;
 }
 
@@ -284,9 +283,8 @@ open_contents(struct pstore *ps, uint64_t page_id_max)
         return rc;
     ps->database = get_le32(ps->super.uuid);
     atomic_store(&ps->write_seq, ps->super.write_seq + PSTORE_WRITE_SEQ_SKIP);
-    ps->flush_needed = io_file_device_class(ps->file) != IO_DEVICE_WRITE_THROUGH;
     if (!ps->read_only && !PLANTED(59)) { /* see the head of this file */
-        rc = ps->flush_needed ? io_flush(ps->file, IO_CLASS_FLUSH) : ASH_OK;
+        rc = io_flush(ps->file, IO_CLASS_FLUSH);
         if (rc == ASH_OK)
             rc = io_dir_sync(ps->dir);
         if (rc != ASH_OK)
@@ -294,7 +292,7 @@ open_contents(struct pstore *ps, uint64_t page_id_max)
     }
     /* A crash or rot left one twin: make the other good again, without touching the only one. */
     if (!ps->read_only && twins != 3)
-        rc = super_write(ps->file, &ps->super, twins == 1, twins == 1 ? 2 : 1, ps->flush_needed);
+        rc = super_write(ps->file, &ps->super, twins == 1, twins == 1 ? 2 : 1);
     if (rc != ASH_OK)
         return rc;
     rc = pstore__space_init(ps);

@@ -4,9 +4,13 @@
  *
  * Order of a write: header fields and checksum, then places for all images, then requests over
  * adjacent places (up to PSTORE_BATCH images or PSTORE_TRANSFER bytes each, PSTORE_REQUESTS in
- * flight), then one flush where the device forgets.  A single small write asks for durability
- * itself instead (RWF_DSYNC), which saves the second trip. Either all images have durable places at
- * the end, or none keeps one.
+ * flight), then one flush.  A single small write asks for durability itself instead (RWF_DSYNC),
+ * which saves the second trip. Either all images have durable places at the end, or none keeps one.
+ *
+ * The flush is not left out on devices without a volatile cache: the file grows by fallocate(), and
+ * that an allocated block has been written is metadata, which the file system keeps in memory until
+ * it is flushed.  Without, a power cut turns the page into zeros.  Where nothing of that is pending
+ * such a flush costs next to nothing.
  */
 #include "base/crc.h"
 #include "base/error.h"
@@ -155,6 +159,8 @@ places_write(struct pstore *ps, struct write_context *c, const struct pstore_wri
                 rc = one;
         }
     }
+    if (PLANTED(345) && io_file_device_class(ps->file) == IO_DEVICE_WRITE_THROUGH)
+        return rc;
     if (rc == ASH_OK && flush && !durable && !PLANTED(55))
         rc = io_flush(ps->file, class);
     return rc;
@@ -171,7 +177,7 @@ pstore__write_places(struct pstore *ps, struct pstore_write *w, unsigned count, 
         (void)image_seal(ps, &w[i]);
     ash_rc rc = places_take(ps, w, count);
     if (rc == ASH_OK) {
-        rc = places_write(ps, c, w, count, class, flush && ps->flush_needed);
+        rc = places_write(ps, c, w, count, class, flush);
         if (rc != ASH_OK)
             pstore_write_cancel(ps, w, count);
     }

@@ -230,6 +230,19 @@ START_TEST(every_cut_leaves_the_last_installed_versions)
 }
 END_TEST
 
+/* Goal: the same on a device that says it has no volatile cache.  It does not forget, but the file
+ * system does: which allocated blocks were ever written is metadata.  The simulated disk drops what
+ * was not flushed, which is that. */
+START_TEST(a_device_without_cache_needs_flushes_too)
+{
+    io__test_hooks.write_through = true;
+    rounds = 40;
+    for (uint64_t seed = 300; seed < 300 + test_scale(10, 300); seed++)
+        script_run(seed, 4);
+    io__test_hooks.write_through = false;
+}
+END_TEST
+
 START_TEST(creation_is_atomic_at_every_event)
 {
     rounds = 4;
@@ -328,6 +341,7 @@ suite(void)
     tcase_set_timeout(c, 600);
     tcase_add_test(c, every_cut_leaves_the_last_installed_versions);
     tcase_add_test(c, what_open_built_on_survives_a_later_cut);
+    tcase_add_test(c, a_device_without_cache_needs_flushes_too);
     tcase_add_test(c, creation_is_atomic_at_every_event);
     suite_add_tcase(s, c);
     return s;
