@@ -4,8 +4,9 @@
  * again.
  *
  * Order up: runtime, disk manager, directory, page store (lock, superblock, map), buffer pool,
- * transactions, recovery (analysis, redo), log, page writers, undo, checkpointer, catalog.  Down in
- * reverse.  Each step is undone by db_teardown() whatever was reached.
+ * transactions, recovery (analysis, redo), log, page writers, the tasks of transactions (undo goes on
+ * while the database is used), checkpointer, catalog.  Down in reverse.  Each step is undone by
+ * db_teardown() whatever was reached.
  */
 #include "api/api_int.h"
 
@@ -279,10 +280,14 @@ db_recover(ash_db *db)
     db_checkpoint_options(db, &checkpoint);
     rc = checkpoint_start(&checkpoint, &db->checkpointer);
     if (rc == ASH_OK && !found.clean) {
-        log_write(LOG_INFO, "%s: recovered; %llu log records read, %llu page changes redone.",
+        struct txn_stats t;
+        txn_stats(db->txn, &t);
+        log_write(LOG_INFO,
+                  "%s: recovered; %llu log records read, %llu page changes redone, %llu "
+                  "transactions being rolled back.",
                   db->path, (unsigned long long)found.records_scanned,
-                  (unsigned long long)found.changes_redone);
-        rc = checkpoint_now(db->checkpointer);
+                  (unsigned long long)found.changes_redone, (unsigned long long)t.losers);
+        checkpoint_soon(db->checkpointer);
     }
     return rc;
 }

@@ -97,6 +97,7 @@ api_stat_txn(ash_db *db, ash_stat_fn fn, void *arg)
     fn(arg, "txn.versions_read", t.versions_read);
     fn(arg, "txn.purged", t.purged);
     fn(arg, "txn.active", t.active);
+    fn(arg, "txn.losers", t.losers);
     fn(arg, "txn.oldest_snapshot", t.oldest_snapshot);
     fn(arg, "txn.horizon", t.horizon);
     fn(arg, "txn.next_id", t.next_id);

@@ -147,6 +147,8 @@ ash_verify(ash_db *db, ash_finding_fn fn, void *arg)
     struct api_verify v = { .db = db, .fn = fn, .arg = arg };
     ash_rc rc = api_check_db(db);
 
+    if (rc == ASH_OK)
+        txn_undo_wait(db->txn); /* what restart found open is still changing trees */
     if (rc == ASH_OK && db->checkpointer != NULL)
         rc = checkpoint_now(db->checkpointer); /* so that what is on disk is what is meant */
     if (rc != ASH_OK)

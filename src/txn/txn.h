@@ -93,16 +93,19 @@ struct txn_options {
     struct task_runtime *rt;
     uint64_t lock_timeout_ms;
     uint64_t version_limit; /* bytes of log kept for snapshots */
-    bool read_only;         /* nothing is purged; nothing was open when the log ended */
+    bool read_only;         /* nothing is purged or rolled back */
     struct txn_ops ops;
 };
 ASH_MUST_CHECK ash_rc txn_sys_create(const struct txn_options *options, struct txn_sys **out);
 /* For recover_run() and checkpoints. */
 void txn_participant(struct txn_sys *sys, struct recover_participant *out);
-/* After recovery: takes the log, rolls back what was open (logged), frees pending garbage, starts
- * the purge task. */
+/* After recovery: takes the log, and starts the tasks that purge and that roll back what was open
+ * when the log ended; those transactions hold their rows until that is done.  Read-only: they stay. */
 ASH_MUST_CHECK ash_rc txn_start(struct txn_sys *sys, struct wal *wal);
-void txn_stop(struct txn_sys *sys); /* stops the purge task */
+/* Stops both; who is not rolled back yet stays open, and the next restart finds it. */
+void txn_stop(struct txn_sys *sys);
+/* Parks until everything that was open has been rolled back, as far as that succeeds now. */
+void txn_undo_wait(struct txn_sys *sys);
 void txn_sys_destroy(struct txn_sys *sys);
 void txn_set_lock_timeout(struct txn_sys *sys, uint64_t ms);
 void txn_set_version_limit(struct txn_sys *sys, uint64_t bytes);
@@ -228,7 +231,7 @@ void txn_forget_tree(struct txn_sys *sys, uint32_t tree);
 
 struct txn_stats {
     uint64_t begun, committed, rolled_back, waits, deadlocks, timeouts, conflicts, versions_read,
-        purged, active, oldest_snapshot, horizon, next_id;
+        purged, active, losers, oldest_snapshot, horizon, next_id;
 };
 void txn_stats(struct txn_sys *sys, struct txn_stats *out);
 

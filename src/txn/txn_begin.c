@@ -37,6 +37,7 @@ txn_sys_create(const struct txn_options *options, struct txn_sys **out)
     list_init(&sys->attached);
     for (unsigned i = 0; i < TXN_WAITQS; i++)
         task_waitq_init(&sys->ended[i]);
+    task_waitq_init(&sys->undone);
     sys->purge_tail = &sys->purge_head;
     *out = sys;
     return ASH_OK;
@@ -46,32 +47,32 @@ ash_rc
 txn_start(struct txn_sys *sys, struct wal *wal)
 {
     sys->wal = wal;
-    atomic_store(&sys->horizon, wal_reserved(wal));
-    atomic_store(&sys->active_low,
-                 wal_oldest(wal)); /* losers' records may lie anywhere in the live log */
-    ash_rc rc = txn__roll_back_losers(sys);
-    if (rc != ASH_OK)
+    ash_rc rc = txn__losers_begin(sys);
+    if (rc != ASH_OK || sys->read_only)
         return rc;
-    atomic_store(&sys->active_low, wal_reserved(wal));
-    if (sys->read_only)
-        return ASH_OK;
-    /* What was garbage before the crash: nobody can see it now.  A damaged page among it is no
-     * reason to keep the database closed. */
-    rc = txn__purge_round(sys);
-    if (rc != ASH_OK && rc != ASH_CORRUPT && rc != ASH_NO_SPACE)
-        return rc;
-    return txn__purge_start(sys);
+    atomic_store(&sys->pending, sys->garbage_count);
+    rc = txn__purge_start(sys); /* what was garbage before the crash goes in its first round */
+    return rc == ASH_OK ? txn__undo_start(sys) : rc;
+}
+
+static void
+txn_stop_task(struct task **task)
+{
+    if (*task == NULL)
+        return;
+    task_unpark(*task);
+    task_join(*task);
+    *task = NULL;
 }
 
 void
 txn_stop(struct txn_sys *sys)
 {
-    if (sys == NULL || sys->purger == NULL)
+    if (sys == NULL)
         return;
     atomic_store(&sys->stopping, true);
-    task_unpark(sys->purger);
-    task_join(sys->purger);
-    sys->purger = NULL;
+    txn_stop_task(&sys->undoer);
+    txn_stop_task(&sys->purger);
 }
 
 static void
@@ -88,7 +89,7 @@ txn_sys_destroy(struct txn_sys *sys)
 {
     if (sys == NULL)
         return;
-    ash_assert(sys->purger == NULL);
+    ash_assert(sys->purger == NULL && sys->undoer == NULL);
     LIST_FOREACH_SAFE(it, tmp, &sys->attached) {
         struct txn_private *priv = list_entry(it, struct txn_private, link);
         /* Abandoned, or of a cursor that the application forgot to close. */
@@ -289,6 +290,7 @@ txn_stats(struct txn_sys *sys, struct txn_stats *out)
     out->purged = counter_sum(&sys->purged);
     out->horizon = txn_horizon(sys);
     out->next_id = atomic_load(&sys->next_id);
+    out->losers = atomic_load(&sys->losers_left);
     task_mutex_lock(&sys->attach_mutex);
     LIST_FOREACH(it, &sys->attached) {
         struct txn *t = ((struct txn *)(void *)list_entry(it, struct txn_private, link)) - 1;

@@ -87,11 +87,14 @@ struct txn_private {
     uint32_t purge_count;
     uint32_t commits; /* of this session: every 64th moves the horizon */
     uint64_t logged;  /* start of the record logged last: what txn_add_garbage belongs to */
+    bool loser;       /* nobody's session: its rollback stops when the system does */
 };
 
-/* A transaction that was open when the log ended. */
+/* A transaction that was open when the log ended: txn_loser.c. */
 struct txn_loser {
-    uint64_t id, last_lsn;
+    uint64_t id, first_lsn, last_lsn;
+    struct txn *txn; /* from txn_start() on, attached */
+    bool given_up;   /* its rollback failed for good in this life */
     struct txn_garbage *garbage;
     uint32_t garbage_count, garbage_capacity;
 };
@@ -135,8 +138,12 @@ struct txn_sys {
     _Atomic bool purger_parked;
     _Atomic uint32_t purge_failures;
 
-    struct txn_loser *losers; /* between analysis and txn_start() */
+    struct txn_loser *losers; /* of analysis, txn_start(), then the undo task's */
     uint32_t loser_count, loser_capacity;
+    _Atomic uint32_t losers_left;
+    struct task *undoer;
+    _Atomic bool undoing, undo_stuck; /* the undo task runs; it waits for memory or space */
+    struct task_waitq undone;         /* either changes */
 
     struct counter begun, committed, rolled_back, waits, deadlocks, timeouts, conflicts,
         versions_read, purged;
@@ -166,8 +173,10 @@ void txn__purge_clear(struct txn *t);
 void txn__purge_poke(struct txn_sys *sys);
 ASH_MUST_CHECK ash_rc txn__purge_start(struct txn_sys *sys);
 ASH_MUST_CHECK ash_rc txn__purge_round(struct txn_sys *sys);
-/* txn_recover.c */
-ASH_MUST_CHECK ash_rc txn__roll_back_losers(struct txn_sys *sys);
+/* txn_loser.c */
+ASH_MUST_CHECK ash_rc txn__losers_begin(struct txn_sys *sys);
+ASH_MUST_CHECK ash_rc txn__undo_start(struct txn_sys *sys);
+void txn__loser_remove(struct txn_sys *sys, struct txn_loser *l);
 void txn__losers_free(struct txn_sys *sys);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * txn_recover.c - transactions across restarts: what a checkpoint keeps, what analysis finds, who
- * must be undone.
+ * txn_recover.c - transactions across restarts: what a checkpoint keeps, and what analysis finds.
+ * Those that were open then, the losers, are undone by txn_loser.c.
  *
  * A checkpoint names the first record of the oldest open transaction, and restart scans from there:
  * so the table of open transactions is rebuilt from the records alone.  The checkpoint itself keeps
@@ -101,13 +101,14 @@ txn_restore(void *ctx, const uint8_t *data, size_t size)
     return ASH_OK;
 }
 
+/* lsn: of its first record, when it is to be made; 0: it is not. */
 static struct txn_loser *
-txn_loser_find(struct txn_sys *sys, uint64_t id, bool make)
+txn_loser_find(struct txn_sys *sys, uint64_t id, uint64_t lsn)
 {
     for (uint32_t i = sys->loser_count; i > 0; i--)
         if (sys->losers[i - 1].id == id)
             return &sys->losers[i - 1];
-    if (!make)
+    if (lsn == 0)
         return NULL;
     if (sys->loser_count == sys->loser_capacity) {
         uint32_t larger = sys->loser_capacity == 0 ? 16 : sys->loser_capacity * 2;
@@ -120,14 +121,8 @@ txn_loser_find(struct txn_sys *sys, uint64_t id, bool make)
     struct txn_loser *l = &sys->losers[sys->loser_count++];
     memset(l, 0, sizeof(*l));
     l->id = id;
+    l->first_lsn = lsn;
     return l;
-}
-
-static void
-txn_loser_remove(struct txn_sys *sys, struct txn_loser *l)
-{
-    mem_free(MEM_TXN, l->garbage);
-    *l = sys->losers[--sys->loser_count];
 }
 
 static ash_rc
@@ -162,7 +157,7 @@ txn_analyse_commit(struct txn_sys *sys, struct txn_loser *l, uint64_t commit_lsn
             rc = txn__garbage_push(&sys->garbage, &sys->garbage_count, &sys->garbage_capacity, &g);
     }
     if (rc == ASH_OK)
-        txn_loser_remove(sys, l);
+        txn__loser_remove(sys, l);
     return rc;
 }
 
@@ -196,7 +191,7 @@ txn_analyse(void *ctx, const struct wal_record *rec)
     if (id >= atomic_load(&sys->next_id))
         atomic_store(&sys->next_id, id + 1);
     bool change = rec->head->type == WAL_REC_ROW || rec->head->type == WAL_REC_CLR;
-    struct txn_loser *l = txn_loser_find(sys, id, change);
+    struct txn_loser *l = txn_loser_find(sys, id, change ? rec->start : 0);
     if (change && l == NULL)
         return ASH_NO_MEMORY;
     switch (rec->head->type) {
@@ -208,7 +203,7 @@ txn_analyse(void *ctx, const struct wal_record *rec)
     case WAL_REC_COMMIT: return l == NULL ? ASH_OK : txn_analyse_commit(sys, l, rec->start);
     case WAL_REC_ROLLED_BACK:
         if (l != NULL)
-            txn_loser_remove(sys, l);
+            txn__loser_remove(sys, l);
         return ASH_OK;
     default: return ASH_OK;
     }
@@ -223,55 +218,4 @@ txn_participant(struct txn_sys *sys, struct recover_participant *out)
                                          .restore = txn_restore,
                                          .analyse = txn_analyse,
                                          .retain = txn_retain };
-}
-
-/* Undoes one loser as if its session had called rollback. */
-static ash_rc
-txn_roll_back_loser(struct txn_sys *sys, struct txn *t, const struct txn_loser *l)
-{
-    t->open = true;
-    atomic_store(&t->id, l->id);
-    atomic_store(&t->first_lsn, wal_oldest(sys->wal));
-    t->last_lsn = l->last_lsn;
-    txn_refresh(t);
-    return txn_rollback(t);
-}
-
-/* Every id below next_id has ended before the crash, but the losers; those are undone here.  Their
- * rows carry their ids, so they are locked until then. */
-ash_rc
-txn__roll_back_losers(struct txn_sys *sys)
-{
-    uint64_t next = atomic_load(&sys->next_id);
-    uint64_t low = next;
-    struct txn *t;
-
-    for (uint32_t i = 0; i < sys->loser_count; i++)
-        low = sys->losers[i].id < low ? sys->losers[i].id : low;
-    atomic_store(&sys->visible_below, low);
-    ash_rc rc = txn__state_range(sys, low, next, TXN_STATE_SEEN_BY_ALL);
-    if (rc != ASH_OK)
-        return rc;
-    for (uint32_t i = 0; i < sys->loser_count; i++)
-        atomic_store(txn__state(sys, sys->losers[i].id), TXN_STATE_ACTIVE);
-    rc = txn_attach(sys, &t);
-    if (rc != ASH_OK)
-        return rc;
-    while (sys->loser_count > 0 && rc == ASH_OK) {
-        rc = txn_roll_back_loser(sys, t, &sys->losers[sys->loser_count - 1]);
-        if (rc == ASH_OK)
-            txn_loser_remove(sys, &sys->losers[sys->loser_count - 1]);
-    }
-    t->open = false;
-    txn_detach(t);
-    atomic_store(&sys->pending, sys->garbage_count);
-    return rc;
-}
-
-void
-txn__losers_free(struct txn_sys *sys)
-{
-    while (sys->loser_count > 0)
-        txn_loser_remove(sys, &sys->losers[sys->loser_count - 1]);
-    mem_free(MEM_TXN, sys->losers);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * txn_rollback.c - undo: rollback, rollback to a savepoint and recovery's undo are this one loop.
+ * txn_rollback.c - undo: rollback, rollback to a savepoint and the undo of losers (txn_loser.c) are
+ * this one loop.
  *
  * Walks the transaction's records from the newest; each ROW is undone by the tree (which logs a
  * CLR), each CLR jumps over what it has undone already.  So an interrupted undo goes on where it
@@ -84,6 +85,10 @@ txn__undo_to(struct txn *t, uint64_t savepoint)
     while (lsn > savepoint) {
         uint32_t size;
         struct txn_undo undo;
+        if (t->priv->loser && atomic_load(&t->sys->stopping)) {
+            rc = ash_raise(ASH_CANCELLED, "The database is being closed; the next open goes on.");
+            break;
+        }
         rc = txn_read_record(t->sys, lsn, &buf, &size);
         if (rc != ASH_OK)
             break;

@@ -195,7 +195,9 @@ txn_kill_if_too_old(struct txn_sys *sys, struct txn *t, uint64_t reserved)
         return;
     bool ids_spent = atomic_load(&sys->next_id) - atomic_load(&sys->visible_below) >
                      (uint64_t)(TXN_CHUNKS - 2) * TXN_CHUNK_IDS;
-    if (retain < reserved && reserved - retain > atomic_load(&sys->version_limit))
+    /* Log that an open writer needs is kept anyway: giving the snapshot up would not free it. */
+    bool keeps = retain < atomic_load(&sys->active_low);
+    if (keeps && retain < reserved && reserved - retain > atomic_load(&sys->version_limit))
         atomic_store(&t->killed, true);
     else if (ids_spent && snapshot <= atomic_load(&sys->horizon))
         atomic_store(&t->killed, true);

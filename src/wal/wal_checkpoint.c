@@ -47,7 +47,7 @@ struct checkpointer {
     struct task_mutex mutex;
     struct task_cond cond;
     struct task *task;
-    bool stopping; /* mutex */
+    bool stopping, wanted; /* mutex; wanted: checkpoint_soon() */
     _Atomic uint64_t log_limit, interval_ns;
     uint64_t last_lsn, last_ns; /* mutex: where the last one began, and when it ended */
 };
@@ -237,6 +237,7 @@ checkpoint_locked(struct checkpointer *c, enum checkpoint_kind kind)
         return rc;
     c->last_lsn = map_lsn;
     c->last_ns = clock_ns();
+    c->wanted = false;
     return truncate_log(c, scan);
 }
 
@@ -253,6 +254,15 @@ ash_rc
 checkpoint_now(struct checkpointer *c)
 {
     return checkpoint_run(c, CHECKPOINT_FULL);
+}
+
+void
+checkpoint_soon(struct checkpointer *c)
+{
+    task_mutex_lock(&c->mutex);
+    c->wanted = true;
+    task_cond_signal(&c->cond);
+    task_mutex_unlock(&c->mutex);
 }
 
 ash_rc
@@ -274,7 +284,8 @@ is_due(struct checkpointer *c)
     uint64_t grown = now - c->last_lsn;
     /* What a checkpoint itself logs is no reason for the next one. */
     bool changed = grown > CHECKPOINT_PART_MAX;
-    return grown > limit / 2 || (changed && clock_ns() - c->last_ns > atomic_load(&c->interval_ns));
+    return grown > limit / 2 || c->wanted ||
+           (changed && clock_ns() - c->last_ns > atomic_load(&c->interval_ns));
 }
 
 static void

@@ -11,7 +11,8 @@
  *   5. wal_truncate(min(redo, map_lsn, what participants ask for)). Restart: superblock -> map from
  * its root -> CHECKPOINT records -> analysis from min(redo, map_lsn, oldest undo) to the end of the
  * log (MAP, FREE, INIT into the map; participants see every record) -> redo -> wal_open with a new
- * epoch -> participants undo losers online.
+ * epoch -> the database is open; participants undo losers (txn/txn_loser.c), and the checkpointer
+ * takes the first checkpoint of the new life, both in the background.
  */
 #ifndef ASH_WAL_RECOVER_H
 #define ASH_WAL_RECOVER_H
@@ -66,6 +67,9 @@ struct checkpoint_options {
 ASH_MUST_CHECK ash_rc checkpoint_start(const struct checkpoint_options *options,
                                        struct checkpointer **out);
 ASH_MUST_CHECK ash_rc checkpoint_now(struct checkpointer *c); /* one whole checkpoint; parks */
+/* After a recovery: the task takes one as soon as it can, so that the next restart has less to do.
+ * Until then a crash leads to the same restart again (R6). */
+void checkpoint_soon(struct checkpointer *c);
 /* The last one of this life, marked clean: nothing follows it in the log, the next open has nothing
  * to redo. */
 ASH_MUST_CHECK ash_rc checkpoint_final(struct checkpointer *c);

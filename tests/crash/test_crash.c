@@ -10,10 +10,12 @@
  * its own:
  *
  *   every image       recovery succeeds within a step budget; the state is allowed (crash_world.h
- *                     O1-O3); ash_verify() finds nothing
+ *                     O1-O3), while transactions are still being rolled back and after;
+ *                     ash_verify() finds nothing
  *   a sample, deeper  the database works (20 operations), closes, opens again with the same state;
  *   opening it read-only after a clean
- *                     close changes no byte; recovering the same image under another schedule gives
+ *                     close changes no byte; so does it when the close came before all was rolled
+ *                     back; recovering the same image under another schedule gives
  *                     the same state
  *   a sample, nested  the power is cut again during recovery, and during that recovery, to depth 3;
  *   once a recovery has finished, what
@@ -21,6 +23,8 @@
  *
  * A violation prints a line ASH_CRASH=script:event:policy:seed that replays this image alone.
  */
+#include "txn/txn.h"
+
 #include <time.h>
 
 #include "tests/crash/crash_world.h"
@@ -49,7 +53,7 @@ struct pass {
 };
 
 static struct {
-    uint64_t images, deep, nested, recoveries;
+    uint64_t images, deep, nested, recoveries, online; /* online: read while undo was going on */
     double seconds;
 } total;
 
@@ -200,6 +204,37 @@ recovery_deep(struct recovery *r, ash_db *db)
         violation(r, "opening a closed database read-only changed it");
 }
 
+static uint64_t
+losers(ash_db *db)
+{
+    struct db_layers l;
+    struct txn_stats t;
+
+    db_layers(db, &l);
+    txn_stats(l.txn, &t);
+    return t.losers;
+}
+
+/* Closes before everything is rolled back, perhaps. */
+static ash_db *
+recovery_hasty(struct recovery *r, ash_db *db)
+{
+    if (ash_close(db) != ASH_OK)
+        violation(r, "close failed while transactions were being rolled back");
+    uint64_t before = sim_disk_hash(r->disk);
+    if (crash_open(r->rt, r->disk, ASH_OPEN_READ_ONLY, true, &db) != ASH_OK)
+        violation(r, "opening read-only failed after a hasty close");
+    recovery_state(r, db, "read-only after a hasty close");
+    if (ash_close(db) != ASH_OK)
+        violation(r, "the read-only close failed");
+    if (sim_disk_hash(r->disk) != before)
+        violation(r, "opening read-only changed a database with open transactions");
+    if (crash_open(r->rt, r->disk, 0, true, &db) != ASH_OK)
+        violation(r, "the open after a hasty close failed");
+    recovery_state(r, db, "after a hasty close");
+    return db;
+}
+
 static void
 recovery_body(void *arg)
 {
@@ -208,10 +243,20 @@ recovery_body(void *arg)
 
     if (crash_open(r->rt, r->disk, ASH_OPEN_CREATE, /* quiet= */ true, &db) != ASH_OK)
         violation(r, "the database does not open");
+    bool online = losers(db) > 0;
     recovery_state(r, db, "after recovery");
     r->opened = true;
+    if (online && r->image->seed % 3 == 0 && ash_checkpoint(db) != ASH_OK)
+        violation(r, "a checkpoint failed while transactions were being rolled back");
+    if (r->deep && r->image->seed % 2 != 0)
+        db = recovery_hasty(r, db);
     if (ash_verify(db, db_env_finding, NULL) != ASH_OK)
         violation(r, "verification failed");
+    if (losers(db) > 0)
+        violation(r, "not everything was rolled back");
+    if (online)
+        recovery_state(r, db, "after everything was rolled back");
+    total.online += online;
     if (r->deep)
         recovery_deep(r, db);
     else
@@ -385,10 +430,11 @@ START_TEST(a_power_cut_loses_nothing_that_was_acknowledged)
     for (uint64_t s = seed; s < seed + test_scale(1, script->small ? 3 : 4); s++)
         script_cut_everywhere(script, s, test_scale(1, 11), limit);
     printf(
-        "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries, %.0f images/s and core, 0 violations\n",
+        "%-16s %7llu images (%llu deep, %llu nested cuts), %llu recoveries (%llu read during undo), "
+        "%.0f images/s and core, 0 violations\n",
         script->name, (unsigned long long)total.images, (unsigned long long)total.deep,
         (unsigned long long)total.nested, (unsigned long long)total.recoveries,
-        (double)total.images / (now() - start));
+        (unsigned long long)total.online, (double)total.images / (now() - start));
     fflush(stdout);
     memset(&total, 0, sizeof(total)); /* without fork the next script goes on here */
 }
