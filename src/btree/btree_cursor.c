@@ -20,11 +20,11 @@
  */
 #include "btree/btree_int.h"
 
-#define FILL_BYTES  (64u << 10) /* rows copied at once: a leaf, or part of a large one */
-#define BATCH_BYTES (4u << 20)  /* what one batch holds at most, unless a single leaf does */
-#define AHEAD_MAX   32u         /* leaves asked for ahead of a scan */
-#define PREFETCH_BYTES \
-    2048u /* of the next leaf, into the processor's cache; its own prefetcher finds the rest */
+#define FILL_BYTES    (64u << 10) /* rows copied at once: a leaf, or part of a large one */
+#define BATCH_BYTES   (4u << 20)  /* what one batch holds at most, unless a single leaf does */
+#define AHEAD_MAX     32u         /* leaves asked for ahead of a scan */
+#define PREFETCH_HEAD 256u        /* of a leaf: its head and the first slots */
+#define PREFETCH_ROWS 4096u /* bytes of rows fetched ahead; the processor finds the rest itself */
 
 enum gap_kind {
     GAP_START = 0,
@@ -257,11 +257,15 @@ settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
     uint8_t key[BTREE_KEY_LIMIT];
     uint32_t base = c->bytes.size;
     *keep = true;
-    if (r->image.flags == 0)
-        return ASH_OK;
     if (c->keys_only)
         /* versions before may be large, too: read in vain, which is rare */
         r->image.flags &= (uint8_t)~BTREE_ROW_LARGE;
+    /* nearly always the version that stands in the leaf: the copy is the answer */
+    if (ASH_LIKELY((r->image.flags & BTREE_ROW_LARGE) == 0 &&
+                   (btree__sees(c->t, &r->image) || PLANTED(340)))) {
+        *keep = (r->image.flags & BTREE_ROW_DELETED) == 0;
+        return ASH_OK;
+    }
     ash_rc rc = btree__buf_room(&c->bytes, r->value_size);
     if (rc != ASH_OK)
         return rc;
@@ -385,20 +389,51 @@ cover(struct btree_cursor *c, struct copy *how)
         gap_copy(&c->lower, &c->from);
 }
 
-/* Has the lines of the leaf after the next come into the cache while this one is copied. */
-ASH_NO_TSAN static void
-prefetch_beyond(const struct btree_cursor *c, bool forward)
+static void
+prefetch_lines(const uint8_t *data, uint32_t from, uint32_t to)
+{
+    for (uint32_t at = from & ~(ASH_CACHE_LINE - 1u); at < to; at += ASH_CACHE_LINE)
+        __builtin_prefetch(data + at);
+}
+
+/* Page id of the leaf `distance` further in the direction; false when the parent does not know. */
+static bool
+leaf_beyond(const struct btree_cursor *c, bool forward, uint32_t distance, uint64_t *page_out)
 {
     const struct btree_path *p = &c->path;
-    struct buf_page next;
     uint32_t count = btree__opt_count(p->parent.data, p->parent.size);
-    if (forward ? p->slot >= count : p->slot == 0)
+    if (forward ? p->slot + distance > count : p->slot < distance)
+        return false;
+    uint32_t slot = forward ? p->slot + distance : p->slot - distance;
+    *page_out = BTREE_CHILD_PAGE(btree__opt_child(p->parent.data, p->parent.size, slot));
+    return true;
+}
+
+/* While one leaf is copied, what the copies of the next ones will wait for comes into the processor's
+ * cache, each step a leaf earlier than the step that needs it: the parent's entry, the word of the
+ * page table, the head of the leaf, and its rows, which the head tells to be at its end. */
+static void
+prefetch_beyond(const struct btree_cursor *c, bool forward)
+{
+    struct buf_pool *pool = c->bt->env->pool;
+    const struct btree_path *p = &c->path;
+    struct buf_page next;
+    uint64_t page;
+    if (forward || p->slot >= 4)
+        btree__prefetch_entry(p->parent.data, p->parent.size, forward ? p->slot + 4 : p->slot - 4);
+    if (leaf_beyond(c, forward, 3, &page))
+        buf_opt_prefetch(pool, page);
+    if (leaf_beyond(c, forward, 2, &page) && buf_opt_peek(pool, page, &next))
+        prefetch_lines(next.data, 0, PREFETCH_HEAD);
+    if (!leaf_beyond(c, forward, 1, &page) || !buf_opt_peek(pool, page, &next))
         return;
-    uint64_t page = BTREE_CHILD_PAGE(
-        btree__opt_child(p->parent.data, p->parent.size, forward ? p->slot + 1 : p->slot - 1));
-    if (buf_opt_peek(c->bt->env->pool, page, &next))
-        for (uint32_t line = 0; line < PREFETCH_BYTES && line < next.size; line += ASH_CACHE_LINE)
-            __builtin_prefetch(next.data + line);
+    uint32_t from = next.size - PREFETCH_ROWS / 2;
+    if (c->run == 0)
+        prefetch_lines(next.data, 0, PREFETCH_HEAD);
+    else
+        from = btree__opt_heap(next.data, next.size);
+    prefetch_lines(next.data, from,
+                   next.size - from > PREFETCH_ROWS ? from + PREFETCH_ROWS : next.size);
 }
 
 /* Goes on in the same leaf when rows of it are left, else in the neighbour that the parent names.

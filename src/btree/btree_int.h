@@ -192,6 +192,14 @@ ASH_MUST_CHECK ash_rc btree__copy_row(const struct buf_page *leaf, uint32_t slot
 ASH_MUST_CHECK ash_rc btree__resolve(const struct btree *bt, struct txn *t, struct ash_slice key,
                                      struct btree_image *image, struct btree_buf *value,
                                      uint32_t base);
+/* Is the row as it stands the version that the transaction sees?  Asks src/txn, so no latch. */
+static inline bool
+btree__sees(struct txn *t, const struct btree_image *image)
+{
+    return (image->flags & BTREE_ROW_VERSIONED) == 0 ||
+           image->writer == atomic_load_explicit(&t->id, memory_order_relaxed) ||
+           txn_sees(t, image->writer);
+}
 /* True when the row needs btree__resolve(). */
 static inline bool
 btree__plain(const struct btree_image *image)

@@ -153,10 +153,13 @@ uint64_t btree__find_child(const uint8_t *page, uint32_t size, const uint8_t *ke
                            uint32_t key_size, uint32_t *slot_out);
 /* slot clamped to count */
 uint64_t btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot);
+/* Has the first line of an entry come into the processor's cache; any slot. */
+void btree__prefetch_entry(const uint8_t *page, uint32_t size, uint32_t slot);
 /* An entry with every piece inside the page; pieces may be garbage. */
 void btree__opt_entry(const uint8_t *page, uint32_t size, uint32_t slot, struct btree_entry *out);
 unsigned btree__opt_level(const uint8_t *page);
 uint32_t btree__opt_count(const uint8_t *page, uint32_t size); /* clamped */
+uint32_t btree__opt_heap(const uint8_t *page, uint32_t size);  /* where it begins, clamped */
 /* Copies bytes that may change meanwhile. */
 void btree__opt_copy(uint8_t *to, const uint8_t *from, uint32_t size);
 struct ash_slice btree__opt_lower(const uint8_t *page, uint32_t size);

@@ -174,6 +174,13 @@ btree__opt_count(const uint8_t *page, uint32_t size)
     return clamped_count(btree__cnode(page), size);
 }
 
+ASH_NO_TSAN uint32_t
+btree__opt_heap(const uint8_t *page, uint32_t size)
+{
+    uint32_t offset = ONCE(btree__cnode(page)->data_offset);
+    return offset < size ? offset : size;
+}
+
 ASH_NO_TSAN uint64_t
 btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot)
 {
@@ -186,6 +193,13 @@ btree__opt_child(const uint8_t *page, uint32_t size, uint32_t slot)
     if (ASH_UNLIKELY((uint64_t)(key - page) + key_size + BTREE_CHILD_SIZE > size))
         return 0;
     return LOAD8(key + key_size);
+}
+
+ASH_NO_TSAN void
+btree__prefetch_entry(const uint8_t *page, uint32_t size, uint32_t slot)
+{
+    if (slot < clamped_count(btree__cnode(page), size))
+        __builtin_prefetch(page + ONCE(btree__cslots(page)[slot].offset));
 }
 
 ASH_NO_TSAN uint64_t

@@ -96,10 +96,8 @@ btree__resolve(const struct btree *bt, struct txn *t, struct ash_slice key,
                struct btree_image *image, struct btree_buf *value, uint32_t base)
 {
     struct txn_buffer buf = { NULL, 0 };
-    uint64_t own = atomic_load_explicit(&t->id, memory_order_relaxed);
     ash_rc rc = ASH_OK;
-    while (rc == ASH_OK && (image->flags & BTREE_ROW_VERSIONED) != 0 && image->writer != own &&
-           !txn_sees(t, image->writer))
+    while (rc == ASH_OK && !btree__sees(t, image))
         rc = step_back(bt, key, &buf, image, value, base);
     mem_free(MEM_TXN, buf.data);
     if (rc == ASH_OK && (image->flags & BTREE_ROW_DELETED) != 0)
