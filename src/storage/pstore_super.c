@@ -134,47 +134,63 @@ super_likely(const struct super_block *sb)
            (sb->format > 0 && sb->format <= SUPER_FORMAT && super_sane(sb) && !PLANTED(321));
 }
 
-/* *twins_out: which of the newest version's two slots are good, as bits. */
-static ash_rc
-super_read(struct pstore *ps, unsigned *twins_out)
-{
-    uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, SUPER_SIZE);
-    const struct super_block *sb = (const struct super_block *)(void *)buf;
-    ash_rc rc = ASH_OK, newer = ASH_OK;
-    unsigned likely = 0, bad = 0;
-    uint64_t size;
+struct super_scan {
+    unsigned valid, unreadable; /* slots, as bits */
+    unsigned twins;             /* which of the newest version's two slots are good, as bits */
+    unsigned likely, damaged;
+    bool newer;
+    struct err_detail why; /* the first slot could not be read */
+};
 
-    if (buf == NULL)
-        return ASH_NO_MEMORY;
-    rc = io_file_size(ps->file, &size);
-    for (unsigned slot = 0; slot < SUPER_SLOTS && rc == ASH_OK; slot++) {
-        if (size < slot * SUPER_STRIDE + SUPER_SIZE)
-            break;
-        rc = io_read(ps->file, buf, SUPER_SIZE, slot * SUPER_STRIDE, IO_CLASS_READ);
-        if (rc != ASH_OK)
-            break;
-        ash_rc check = pstore_superblock_check(buf, SUPER_SIZE);
-        likely += super_likely(sb);
-        if (check == ASH_OK && sb->slot == slot && sb->seq == ps->super.seq)
-            *twins_out |= 1u << slot % 2;
-        if (check == ASH_OK && sb->slot == slot && sb->seq > ps->super.seq) {
-            ps->super = *sb;
-            *twins_out = 1u << slot % 2;
-        }
-        if (check == ASH_CORRUPT)
-            bad++;
-        if (check == ASH_VERSION_MISMATCH)
-            newer = check;
+/* Reads one slot.  A sector that cannot be read is damage like any other; see super_scan_check(). */
+static ash_rc
+super_scan_slot(struct pstore *ps, unsigned slot, void *buf, struct super_scan *scan)
+{
+    const struct super_block *sb = buf;
+    ash_rc rc = io_read(ps->file, buf, SUPER_SIZE, slot * SUPER_STRIDE, IO_CLASS_READ);
+
+    if (rc == ASH_IO && !PLANTED(346)) {
+        if (scan->unreadable == 0)
+            err_save(&scan->why);
+        scan->unreadable |= 1u << slot;
+        scan->damaged++;
+        return ASH_OK;
     }
-    mem_free(MEM_PSTORE, buf);
     if (rc != ASH_OK)
         return rc;
+    ash_rc check = pstore_superblock_check(buf, SUPER_SIZE);
+    scan->likely += super_likely(sb);
+    scan->damaged += check == ASH_CORRUPT;
+    scan->newer |= check == ASH_VERSION_MISMATCH;
+    if (check != ASH_OK || sb->slot != slot)
+        return ASH_OK;
+    scan->valid |= 1u << slot;
+    if (sb->seq > ps->super.seq) {
+        ps->super = *sb;
+        scan->twins = 0;
+    }
+    if (sb->seq == ps->super.seq)
+        scan->twins |= 1u << slot % 2;
+    return ASH_OK;
+}
+
+static ash_rc
+super_scan_check(const struct pstore *ps, const struct super_scan *scan)
+{
     const char *dir = io_dir_path(ps->dir);
-    if (newer != ASH_OK)
-        return ash_raise_obj(newer, PSTORE_FILE,
+
+    if (scan->newer)
+        return ash_raise_obj(ASH_VERSION_MISMATCH, PSTORE_FILE,
                              "%s/%s was written by a newer Ashlar than this library; use that one.",
                              dir, PSTORE_FILE);
-    if (ps->super.seq == 0 && likely == 0)
+    /* What an unreadable slot held is what its twin holds.  Without that it may have been the
+     * newest version, and what an older one names may be overwritten. */
+    unsigned twin_valid = (scan->valid & 5) << 1 | (scan->valid & 10) >> 1;
+    if ((scan->unreadable & ~twin_valid) != 0) {
+        err_restore(&scan->why);
+        return ASH_IO;
+    }
+    if (ps->super.seq == 0 && scan->likely == 0)
         return ash_raise_obj(ASH_NOT_A_DATABASE, PSTORE_FILE,
                              "%s/%s is not an Ashlar data file; name the directory of a database.",
                              dir, PSTORE_FILE);
@@ -182,13 +198,34 @@ super_read(struct pstore *ps, unsigned *twins_out)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                              "%s/%s: all %u superblocks are damaged; restore from a backup.", dir,
                              PSTORE_FILE, SUPER_SLOTS);
-    if (bad > 0)
+    if (scan->damaged > 0)
         log_write(
             LOG_WARN,
             "%s/%s: %u of %u superblock slots are damaged (normal after a crash in a checkpoint); version %" PRIu64
             " is used",
-            dir, PSTORE_FILE, bad, SUPER_SLOTS, ps->super.seq);
+            dir, PSTORE_FILE, scan->damaged, SUPER_SLOTS, ps->super.seq);
     return ASH_OK;
+}
+
+/* *twins_out: which of the newest version's two slots are good, as bits. */
+static ash_rc
+super_read(struct pstore *ps, unsigned *twins_out)
+{
+    uint8_t *buf = mem_aligned(MEM_PSTORE, IO_ALIGN, SUPER_SIZE);
+    struct super_scan scan = { 0 };
+    uint64_t size;
+
+    if (buf == NULL)
+        return ASH_NO_MEMORY;
+    ash_rc rc = io_file_size(ps->file, &size);
+    for (unsigned slot = 0; slot < SUPER_SLOTS && rc == ASH_OK; slot++) {
+        if (size < slot * SUPER_STRIDE + SUPER_SIZE)
+            break;
+        rc = super_scan_slot(ps, slot, buf, &scan);
+    }
+    mem_free(MEM_PSTORE, buf);
+    *twins_out = scan.twins;
+    return rc == ASH_OK ? super_scan_check(ps, &scan) : rc;
 }
 
 /* ---- Create, open, close ---- */

@@ -2,6 +2,7 @@
  *
  * test_pstore.c - the page store without crashes: places, ids, superblocks, damage, full disks.
  */
+#include <errno.h>
 #include <inttypes.h>
 
 #include "tests/storage/pstore_env.h"
@@ -597,6 +598,43 @@ START_TEST(superblocks_that_are_all_bad_are_told_apart)
 }
 END_TEST
 
+/* Opening reads the four slots first: makes those in `slots` fail. */
+static ash_rc
+try_open_unreadable(unsigned slots)
+{
+    for (unsigned i = 0; i < SUPER_SLOTS; i++)
+        if ((slots >> i & 1) != 0)
+            sim_disk_fault(disk,
+                           &(struct sim_fault){ .kind = SIM_FAULT_ERROR,
+                                                .op = IO_OP_READ,
+                                                .nth = sim_disk_requests(disk, IO_OP_READ) + 1 + i,
+                                                .sys_errno = EIO });
+    ash_rc rc = try_open();
+    sim_disk_fault(disk, NULL);
+    return rc;
+}
+
+/* Goal: a superblock sector that cannot be read costs nothing while its twin is good, and what
+ * might have been the newest version is not passed over in silence. */
+START_TEST(an_unreadable_superblock_is_replaced_by_its_twin)
+{
+    make_disk();
+    uint64_t newest = open_info.checkpoint_lsn;
+    for (unsigned slots = 0; slots < 1u << SUPER_SLOTS; slots++) {
+        bool pair = (slots & 3) == 3 || (slots & 12) == 12;
+        ck_rc(try_open_unreadable(slots), pair ? ASH_IO : ASH_OK);
+        if (pair)
+            ck_assert_ptr_nonnull(strstr(open_message, "data-0000.ash"));
+        else
+            ck_assert_uint_eq(open_info.checkpoint_lsn, newest);
+    }
+    flip(SUPER_STRIDE + 100, 1); /* slot 1: then nobody knows what slot 0 held */
+    ck_rc(try_open_unreadable(1), ASH_IO);
+    ck_ok(try_open_unreadable(0));
+    sim_disk_destroy(disk);
+}
+END_TEST
+
 /* Goal: no byte of the map, nor of a page, can rot unseen.  Method: flip bits all over the file
  * behind the superblocks; either the byte is dead space and everything verifies, or the damage is
  * reported, with the page's number. */
@@ -800,6 +838,7 @@ suite(void)
     tcase_add_test(c, a_full_disk_is_an_error_before_anything_changed);
     tcase_add_test(c, a_flipped_bit_in_any_superblock_loses_nothing);
     tcase_add_test(c, superblocks_that_are_all_bad_are_told_apart);
+    tcase_add_test(c, an_unreadable_superblock_is_replaced_by_its_twin);
     tcase_add_test(c, a_flipped_bit_in_map_or_page_is_found);
     tcase_add_loop_test(c, a_lost_or_misdirected_write_is_found_at_the_next_read, 0, 2);
     tcase_add_test(c, an_old_version_in_the_right_place_is_found);
