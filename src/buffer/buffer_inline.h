@@ -6,9 +6,12 @@
  * Why optimistic reading is right (R1): the word is loaded with acquire, so what the last exclusive
  * holder wrote before its release is seen; after the reading, an acquire fence and a second load of
  * the word: had any of the bytes read been written by a later exclusive holder, that holder's
- * change of the word (state 1, then a higher version) would be seen by the second load.  The bytes
- * themselves are read while they may change: callers mark those functions ASH_NO_TSAN and clamp
- * every offset until the validation.
+ * change of the word (state 1, then a higher version) would be seen by the second load.  For that
+ * the holder fences too, between taking the latch and its first write (buf__latched_fence): an
+ * acquiring compare-and-swap alone lets AArch64 show the bytes before the word.  A frame that
+ * becomes another page's needs none: it went through alloc_lock after the word had changed.
+ * The bytes themselves are read while they may change: callers mark those functions ASH_NO_TSAN
+ * and clamp every offset until the validation.
  */
 #ifndef ASH_BUFFER_INLINE_H
 #define ASH_BUFFER_INLINE_H
@@ -64,6 +67,16 @@ buf_opt_fence(void)
 {
 #ifndef __SANITIZE_THREAD__
     atomic_thread_fence(memory_order_acquire);
+#endif
+}
+
+/* Behind taking a latch exclusively, before anything is written: the other half of
+ * buf_opt_fence().  Costs nothing on x86. */
+static inline void
+buf__latched_fence(void)
+{
+#ifndef __SANITIZE_THREAD__
+    atomic_thread_fence(memory_order_release);
 #endif
 }
 

@@ -150,6 +150,8 @@ latch_try(struct buf_pool *pool, uint64_t page, enum latch_mode mode, uint64_t *
         next = (next & BUF_HEAT_MASK) != BUF_HEAT_MASK ? buf_word_hotter(next) : next;
         if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acquire,
                                                   memory_order_acquire)) {
+            if (mode == MODE_X)
+                buf__latched_fence();
             *word_out = next;
             return true;
         }
@@ -445,6 +447,8 @@ buf__opt_latch(struct buf_pool *pool, struct buf_page *p, bool exclusive)
             return buf_opt_failed(pool);
         if (atomic_compare_exchange_weak_explicit(at, &word, next, memory_order_acq_rel,
                                                   memory_order_acquire)) {
+            if (exclusive)
+                buf__latched_fence();
             p->word = next;
             buf__held(pool, 1);
             return true;
