@@ -134,14 +134,14 @@ ASH_MUST_CHECK ash_rc buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_
 void buf_dirty_pages(struct buf_pool *pool, void (*fn)(void *arg, uint64_t page, uint64_t rec_lsn),
                      void *arg);
 uint64_t buf_oldest_dirty(struct buf_pool *pool); /* UINT64_MAX: none */
-/* Writes pages until none is dirty with changes below `lsn`.  Parks.  ASH_NO_SPACE, ASH_POISONED,
- * ASH_IO. */
+/* Writes pages until none is dirty with changes below `lsn`.  Parks.  ASH_NO_SPACE, ASH_NO_MEMORY:
+ * try again later.  ASH_POISONED, ASH_IO. */
 ASH_MUST_CHECK ash_rc buf_write_until(struct buf_pool *pool, uint64_t lsn);
 /* Tells page writers how far behind the log they may be. */
 void buf_pace(struct buf_pool *pool, uint64_t target_lsn);
 /* Waits while so many frames are dirty that writers must slow down; called with no latch held,
- * before an operation that changes pages. Returns ASH_NO_SPACE when page writers are stuck for want
- * of room. Cheap when there is nothing to wait for. */
+ * before an operation that changes pages. Returns ASH_NO_SPACE (ASH_NO_MEMORY) when page writers are
+ * stuck for want of room (memory). Cheap when there is nothing to wait for. */
 ASH_MUST_CHECK ash_rc buf_throttle(struct buf_pool *pool);
 
 struct buf_stats {

@@ -155,21 +155,22 @@ buf_throttle(struct buf_pool *pool)
     if (rc != ASH_OK || ASH_LIKELY(atomic_load_explicit(&pool->dirty_units, memory_order_relaxed) <
                                    pool->dirty_soft))
         return rc;
-    if (atomic_load(&pool->dirty_units) < pool->dirty_hard && !atomic_load(&pool->no_space))
+    if (atomic_load(&pool->dirty_units) < pool->dirty_hard &&
+        atomic_load(&pool->hindered) == ASH_OK)
         return ASH_OK;
     buf__assert_none_held(pool);
     buf__poke(pool);
     task_wait_begin(&pool->clean_wait, &waiter, 0);
-    while (atomic_load(&pool->dirty_units) >= pool->dirty_hard && !atomic_load(&pool->no_space) &&
-           !atomic_load(&pool->stuck))
+    while (atomic_load(&pool->dirty_units) >= pool->dirty_hard &&
+           atomic_load(&pool->hindered) == ASH_OK && !atomic_load(&pool->stuck))
         task_park();
     task_wait_end(&pool->clean_wait, &waiter);
     rc = buf__error(pool);
+    ash_rc hindered = (ash_rc)atomic_load(&pool->hindered);
     /* Half, not three quarters: a writer that tries has its batch out of the count. */
-    if (rc == ASH_OK && atomic_load(&pool->no_space) &&
-        atomic_load(&pool->dirty_units) >= pool->dirty_soft)
-        rc = ash_raise(
-            ASH_NO_SPACE,
-            "Changed pages cannot be written for want of room on the disk; free some and try again.");
+    if (rc == ASH_OK && hindered != ASH_OK && atomic_load(&pool->dirty_units) >= pool->dirty_soft)
+        rc = ash_raise(hindered,
+                       "Changed pages cannot be written for want of %s; free some and try again.",
+                       hindered == ASH_NO_SPACE ? "room on the disk" : "memory");
     return rc;
 }

@@ -520,12 +520,13 @@ wait_for_frame(struct buf_pool *pool, uint8_t page_class, uint64_t *deadline)
         return rc;
     if (*deadline == 0)
         *deadline = now + FRAME_WAIT_NS;
-    if (atomic_load(&pool->no_space) && now + FRAME_WAIT_NS >= *deadline + NO_SPACE_WAIT_NS)
-        return ash_raise(
-            ASH_NO_SPACE,
-            "No frame for a page of %u bytes: changed pages cannot be written for want of room on the disk; "
-            "free some and try again.",
-            PAGE_CLASS_SIZE(page_class));
+    ash_rc hindered = (ash_rc)atomic_load(&pool->hindered);
+    if (hindered != ASH_OK && now + FRAME_WAIT_NS >= *deadline + HINDERED_WAIT_NS)
+        return ash_raise(hindered,
+                         "No frame for a page of %u bytes: changed pages cannot be written for "
+                         "want of %s; free some and try again.",
+                         PAGE_CLASS_SIZE(page_class),
+                         hindered == ASH_NO_SPACE ? "room on the disk" : "memory");
     if (now >= *deadline)
         return ash_raise(ASH_NO_MEMORY,
                          "No frame for a page of %u bytes: every page in the cache of %" PRIu64

@@ -26,7 +26,7 @@
 #define BATCH_BYTES_MAX     (4u << 20)
 #define PREFETCH_MAX        32u /* reads in flight per call: their requests live on the stack */
 #define WAITQ_MAX           256u
-#define NO_SPACE_WAIT_NS    200000000ull   /* the same while the disk is full: ASH_NO_SPACE */
+#define HINDERED_WAIT_NS    200000000ull /* the same while page writers are hindered: why they are */
 #define FRAME_WAIT_NS       20000000000ull /* after this long without a frame: ASH_NO_MEMORY */
 #define PAGE_ID_MAX_DEFAULT (1ull << 32)
 
@@ -161,8 +161,9 @@ struct buf_pool {
     _Atomic uint64_t pace, until;  /* targets of the sweep */
     _Atomic uint64_t swept;        /* no page has changes below it, as far as the writers saw */
     _Atomic uint32_t pokes;
-    _Atomic bool stopping, stuck; /* stuck: error is set or there is no room */
-    _Atomic bool no_space;
+    _Atomic bool stopping, stuck; /* stuck: error is set */
+    /* ASH_OK, or why pages cannot be written at the moment: ASH_NO_SPACE, ASH_NO_MEMORY */
+    _Atomic int hindered;
     struct task_waitq writer_wait; /* for pokes */
     struct task_waitq clean_wait;  /* for fewer dirty pages */
     struct task_waitq frame_wait;  /* for frames */

@@ -133,7 +133,14 @@ buf_start(struct buf_pool *pool, const struct buf_log_ops *log)
     drop_unallocated(pool);
     pool->log = *log;
     pool->started = true;
-    return buf__writers_start(pool);
+    ash_rc rc = buf__writers_start(pool);
+    if (rc != ASH_OK && !PLANTED(348)) { /* writers that run would use `log` after it is gone */
+        struct err_detail why;
+        err_save(&why);
+        buf_stop(pool);
+        err_restore(&why);
+    }
+    return rc;
 }
 
 void

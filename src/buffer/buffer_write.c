@@ -352,7 +352,7 @@ batch_write(struct writer *w)
     b->state = BATCH_INSTALLED;
     buf__unlock(&pool->flight_lock);
     w->batch = NULL;
-    atomic_store(&pool->no_space, false);
+    atomic_store(&pool->hindered, ASH_OK);
     return ASH_OK;
 
 out_restore:

@@ -8,7 +8,7 @@
 #include "buffer/buffer_int.h"
 
 #define RETRY_NS      1000000ull  /* while pages that must be written are latched */
-#define NO_SPACE_NS   50000000ull /* between attempts while the disk is full */
+#define HINDERED_NS   50000000ull /* between attempts while disk or memory is full */
 #define BATCHES_SPARE 4u
 
 /* ---- Writer tasks ---- */
@@ -43,14 +43,21 @@ writer_wait(struct buf_pool *pool, uint32_t seen, uint64_t ns)
     task_wait_end(&pool->writer_wait, &waiter);
 }
 
+/* A failure that may be over at the next attempt: nothing was lost, nothing needs to stop. */
+static bool
+passes(ash_rc rc)
+{
+    return rc == ASH_NO_SPACE || (rc == ASH_NO_MEMORY && !PLANTED(347));
+}
+
 static void
-writer_no_space(struct buf_pool *pool)
+writer_hindered(struct buf_pool *pool, ash_rc why)
 {
     /* Old places of confirmed pages are room; a failure to get them shows at the next attempt. */
     ash_ignore(buf__confirm_now(pool));
-    atomic_store(&pool->no_space, true);
+    atomic_store(&pool->hindered, (int)why);
     task_wait_wake(&pool->clean_wait);
-    task_sleep_ns(NO_SPACE_NS);
+    task_sleep_ns(HINDERED_NS);
 }
 
 static void
@@ -64,13 +71,13 @@ writer_main(void *arg)
         uint64_t target = sweep_target(pool);
         bool laundry = atomic_load(&pool->laundry_count) > 0;
         ash_rc rc = target != 0 || laundry ? buf__write_round(w, target, laundry, &count) : ASH_OK;
-        if (rc == ASH_NO_SPACE) {
-            writer_no_space(pool);
+        if (passes(rc)) {
+            writer_hindered(pool, rc);
         } else if (rc != ASH_OK) {
             buf__fail(pool, rc);
             break;
         } else if (count == 0) {
-            atomic_store(&pool->no_space, false);
+            atomic_store(&pool->hindered, ASH_OK);
             /* Pressure and nothing that could be latched: look again soon. */
             bool pressed = target != 0 && atomic_load(&pool->dirty_units) > 0;
             writer_wait(pool, seen, pressed ? RETRY_NS : TASK_FOREVER);
@@ -225,7 +232,7 @@ buf_write_until(struct buf_pool *pool, uint64_t lsn)
     uint64_t target =
         lsn; /* or the writers would go on for ever after buf_write_until(UINT64_MAX) */
     atomic_compare_exchange_strong(&pool->until, &target, 0);
-    if (rc != ASH_OK && rc != ASH_NO_SPACE)
+    if (rc != ASH_OK && !passes(rc))
         buf__fail(pool, rc);
     return rc;
 }

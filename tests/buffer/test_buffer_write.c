@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_buffer_write.c - page writers: starting, being hindered, going on.
+ */
+#include "tests/buffer/buffer_env.h"
+
+static void
+body_start_fails(struct env *e)
+{
+    struct world w;
+    uint64_t n = 0;
+    ash_rc rc = ASH_NO_MEMORY;
+
+    world_create(&w, e, 256 << 10, 4);
+    struct buf_log_ops ops = { &w.log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
+    while (rc != ASH_OK) {
+        mem_fail_at(++n, /* sticky= */ false);
+        rc = buf_start(w.pool, &ops);
+        mem_fail_at(0, false);
+        ck_assert(rc == ASH_OK || rc == ASH_NO_MEMORY);
+    }
+    ck_assert_uint_gt(n, 4); /* one per writer, at least */
+    uint64_t page = page_make(&w, 0, 1);
+    ck_ok(buf_write_until(w.pool, UINT64_MAX));
+    ck_assert_uint_ne(w.ps.page[page].offset, 0);
+    world_close(&w);
+}
+
+/* Goal: a start that fails half way leaves no writer running, and can be repeated. */
+START_TEST(a_start_that_fails_can_be_repeated)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 1 };
+    ck_ok(env_run(&e, body_start_fails));
+}
+END_TEST
+
+static void
+body_hindered(struct env *e)
+{
+    static const ash_rc why[] = { ASH_NO_SPACE, ASH_NO_MEMORY };
+    struct world w;
+    struct buf_page p;
+    struct buf_stats s;
+
+    world_open(&w, e, 256 << 10, 2);
+    for (unsigned k = 0; k < ASH_ARRAY_SIZE(why); k++) {
+        uint64_t page[40];
+        w.ps.fail_write_at = w.ps.writes + 1;
+        w.ps.fail_sticky = true;
+        w.ps.fail_rc = why[k];
+        unsigned n = 0;
+        ash_rc rc = ASH_OK;
+        for (; n < 40 && (rc = buf_throttle(w.pool)) == ASH_OK; n++) {
+            ck_ok(buf_new(w.pool, PAGE_TYPE_VALUE, 0, 1, &p));
+            page[n] = p.page;
+            page_change(&w, &p, n);
+            buf_unlatch_x(w.pool, &p);
+            task_sleep_ns(10000000);
+        }
+        ck_rc(rc, why[k]);
+        ck_rc(buf_write_until(w.pool, UINT64_MAX), why[k]);
+        /* Large frames are only in dirty pages: whoever needs one is told the same, and soon. */
+        uint64_t begin = clock_ns();
+        rc = buf_reserve(w.pool, 5, 2);
+        ck_assert(rc == why[k]);
+        ck_assert_uint_lt(clock_ns() - begin, 2000000000ull);
+        w.ps.fail_write_at = 0;
+        task_sleep_ns(200000000); /* the writers try again by themselves */
+        buf_stats(w.pool, &s);
+        ck_assert_uint_lt(s.dirty_frames, s.frames / 2);
+        ck_ok(buf_throttle(w.pool));
+        ck_ok(buf_write_until(w.pool, UINT64_MAX));
+        buf_evict_all(w.pool);
+        for (unsigned i = 0; i < n; i++) {
+            ck_ok(buf_latch_s(w.pool, page[i], &p));
+            ck_assert_uint_eq(page_value(&p), i);
+            buf_unlatch_s(w.pool, &p);
+        }
+    }
+    world_close(&w);
+}
+
+/* Goal: a full disk or memory hinders page writers while it lasts, and stops nothing for good. */
+START_TEST(writers_go_on_when_there_is_room_or_memory_again)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 2 };
+    ck_ok(env_run(&e, body_hindered));
+}
+END_TEST
+
+static Suite *
+suite(void)
+{
+    Suite *s = suite_create("buffer/write");
+    TCase *c = tcase_create("write");
+    tcase_add_test(c, a_start_that_fails_can_be_repeated);
+    tcase_add_test(c, writers_go_on_when_there_is_room_or_memory_again);
+    suite_add_tcase(s, c);
+    return s;
+}
+
+TEST_MAIN(suite)
