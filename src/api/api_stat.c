@@ -103,6 +103,22 @@ api_stat_txn(ash_db *db, ash_stat_fn fn, void *arg)
     fn(arg, "txn.next_id", t.next_id);
 }
 
+static void
+api_stat_btree(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    struct btree_stats b;
+
+    btree_stats(&db->env, &b);
+    fn(arg, "btree.reads", b.reads);
+    fn(arg, "btree.writes", b.writes);
+    fn(arg, "btree.restarts", b.restarts);
+    fn(arg, "btree.leaf_splits", b.leaf_splits);
+    fn(arg, "btree.contention_splits", b.contention_splits);
+    fn(arg, "btree.inner_splits", b.inner_splits);
+    fn(arg, "btree.merges", b.merges);
+    fn(arg, "btree.purged_rows", b.purged_rows);
+}
+
 ash_rc
 ash_stats(ash_db *db, ash_stat_fn fn, void *arg)
 {
@@ -115,6 +131,7 @@ ash_stats(ash_db *db, ash_stat_fn fn, void *arg)
     api_stat_buffer(db, fn, arg);
     api_stat_log(db, fn, arg);
     api_stat_txn(db, fn, arg);
+    api_stat_btree(db, fn, arg);
     for (int tag = 1; tag < MEM_TAG_COUNT; tag++) {
         snprintf(name, sizeof(name), "memory.%s", mem_tag_name((enum mem_tag)tag));
         fn(arg, name, mem_used((enum mem_tag)tag));

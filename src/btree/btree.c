@@ -16,13 +16,33 @@ btree_env_init(struct btree_env *env)
     if (env->counters == NULL)
         return ASH_NO_MEMORY;
     memset(env->counters, 0, sizeof(*env->counters));
-    return ASH_OK;
+    ash_rc rc = btree__contention_init(env);
+    if (rc != ASH_OK)
+        MEM_FREE(MEM_BTREE, env->counters);
+    return rc;
 }
 
 void
 btree_env_deinit(struct btree_env *env)
 {
+    btree__contention_deinit(env);
     MEM_FREE(MEM_BTREE, env->counters);
+}
+
+void
+btree_stats(const struct btree_env *env, struct btree_stats *out)
+{
+    const struct btree_counters *c = env->counters;
+    *out = (struct btree_stats){
+        .reads = counter_sum(&c->gets),
+        .writes = counter_sum(&c->writes),
+        .restarts = counter_sum(&c->restarts),
+        .leaf_splits = counter_sum(&c->leaf_splits),
+        .contention_splits = counter_sum(&c->contention_splits),
+        .inner_splits = counter_sum(&c->inner_splits),
+        .merges = counter_sum(&c->merges),
+        .purged_rows = counter_sum(&c->purged_rows),
+    };
 }
 
 void
@@ -284,12 +304,14 @@ btree__descend(const struct btree *bt, struct ash_slice key, unsigned level,
 {
     struct buf_pool *pool = bt->env->pool;
     unsigned tries = 0;
+    path_out->waited = false;
     for (;;) {
         uint64_t missing;
         ash_rc rc = descend_once(bt, key, level, path_out, &missing);
         if (ASH_LIKELY(rc == ASH_OK) || rc != ASH_WOULD_BLOCK)
             return rc;
         if (missing != PAGE_ID_NONE) {
+            path_out->waited |= buf_opt_latched(pool, missing);
             rc = buf_fault(pool, missing, IO_CLASS_READ);
             /* A page that was freed between reading its id and loading it: not damage when its
              * parent has changed. */
@@ -308,17 +330,28 @@ btree__descend(const struct btree *bt, struct ash_slice key, unsigned level,
 ash_rc
 btree__latch_leaf(const struct btree *bt, struct ash_slice key, struct buf_page *leaf_out)
 {
+    bool collided;
+    return btree__latch_leaf_noting(bt, key, leaf_out, &collided);
+}
+
+ash_rc
+btree__latch_leaf_noting(const struct btree *bt, struct ash_slice key, struct buf_page *leaf_out,
+                         bool *collided_out)
+{
     unsigned tries = 0;
+    *collided_out = false;
     for (;;) {
         struct btree_path path;
         ash_rc rc = btree__descend(bt, key, 0, &path);
         if (rc != ASH_OK)
             return rc;
+        *collided_out |= path.waited;
         if (buf_opt_to_x(bt->env->pool, &path.node)) {
             *leaf_out = path.node;
             ash_debug_assert(btree__covers(leaf_out->data, key));
             return ASH_OK;
         }
+        *collided_out = true;
         rc = btree__restart(bt, &tries);
         if (rc != ASH_OK)
             return rc;

@@ -35,9 +35,16 @@ struct btree_env {
     struct pstore *pstore;
     struct task_runtime *rt;
     struct btree_counters *counters; /* made by btree_env_init */
+    struct btree_hot_leaf *hot;      /* btree_contention.c; made by btree_env_init */
+    uint32_t hot_after; /* collisions that make a leaf hot; a test seam: set by btree_env_init */
 };
 ASH_MUST_CHECK ash_rc btree_env_init(struct btree_env *env);
 void btree_env_deinit(struct btree_env *env);
+struct btree_stats {
+    uint64_t reads, writes, restarts, leaf_splits, contention_splits, inner_splits, merges,
+        purged_rows;
+};
+void btree_stats(const struct btree_env *env, struct btree_stats *out);
 void btree_register(void); /* redo functions; once per process */
 void btree_txn_ops(struct btree_env *env, struct txn_ops *out);
 

@@ -30,8 +30,8 @@
 #define BTREE_PURGE_MAX   512u /* rows that one purge change lists */
 
 struct btree_counters {
-    struct counter gets, writes, restarts, leaf_splits, inner_splits, root_grows, merges,
-        root_shrinks, moves, purged_rows, purged_heads;
+    struct counter gets, writes, restarts, leaf_splits, contention_splits, inner_splits, root_grows,
+        merges, root_shrinks, moves, purged_rows, purged_heads;
 };
 
 /* ---- Descending (btree.c) ---- */
@@ -40,6 +40,7 @@ struct btree_path {
     struct buf_page parent, node; /* optimistic guards */
     uint32_t slot;                /* of node in parent */
     bool has_parent;
+    bool waited; /* for a latch on the way */
 };
 /* Descends to the page of `level` whose fences hold the key.  ASH_NOT_FOUND when the tree is lower.
  * No latch may be held.  Parks. */
@@ -52,6 +53,9 @@ ASH_MUST_CHECK ash_rc btree__descend_nowait(const struct btree *bt, struct ash_s
 /* The leaf of a key, exclusively latched. */
 ASH_MUST_CHECK ash_rc btree__latch_leaf(const struct btree *bt, struct ash_slice key,
                                         struct buf_page *leaf_out);
+/* The same; *collided_out: somebody else held the latch or changed the leaf meanwhile. */
+ASH_MUST_CHECK ash_rc btree__latch_leaf_noting(const struct btree *bt, struct ash_slice key,
+                                               struct buf_page *leaf_out, bool *collided_out);
 /* Counts a restart and lets others go on; ASH_INTERNAL when there were too many. */
 ASH_MUST_CHECK ash_rc btree__restart(const struct btree *bt, unsigned *tries);
 struct btree btree__of(struct btree_env *env, uint32_t tree, uint64_t root, uint8_t leaf_class);
@@ -126,10 +130,23 @@ void btree__put_apply(struct btree_mtr *bm, struct buf_page *leaf, const struct 
 uint32_t btree__purge_list(const struct btree *bt, const uint8_t *page, uint32_t except,
                            uint8_t *list, uint32_t *count_out, uint32_t *removed_below_out);
 
-/* ---- Structure changes (btree_smo.c) ---- */
+/* ---- Structure changes (btree_split.c, btree_merge.c) ---- */
+
+static const struct btree_fence btree__fence_keep = { BTREE_FENCE_KEEP, { NULL, 0 } };
+
+static inline struct btree_fence
+btree__fence_upper(const uint8_t *page)
+{
+    if ((btree__cnode(page)->flags & BTREE_NODE_UPPER_INFINITE) != 0)
+        return (struct btree_fence){ BTREE_FENCE_INFINITE, { NULL, 0 } };
+    return (struct btree_fence){ BTREE_FENCE_GIVEN, btree__upper(page) };
+}
 
 /* Splits the leaf of `key` unless an entry of `need` heap bytes fits now. */
 ASH_MUST_CHECK ash_rc btree__split(struct btree *bt, struct ash_slice key, uint32_t need);
+/* Splits the leaf that `key` belongs to below the first row that is not less, full or not: rows on
+ * both sides are fought for.  Nothing happens when there is no such border. */
+ASH_MUST_CHECK ash_rc btree__split_between(struct btree *bt, struct ash_slice key);
 /* Merges the page of `level` on the way to `key` with a neighbour when both are empty enough; goes
  * on upwards.  Best effort. */
 ASH_MUST_CHECK ash_rc btree__merge(struct btree *bt, struct ash_slice key, unsigned level);
@@ -144,6 +161,18 @@ bool btree__parent_has_room(const struct buf_page *parent, uint32_t separator_si
 uint32_t btree__child_payload(const struct buf_page *parent, uint32_t slot, uint64_t left,
                               uint64_t right, struct ash_slice key, uint8_t *out);
 bool btree__underfull(const struct buf_page *p);
+
+/* ---- Contention (btree_contention.c) ---- */
+
+ASH_MUST_CHECK ash_rc btree__contention_init(struct btree_env *env);
+void btree__contention_deinit(struct btree_env *env);
+/* Notes that a writer of the row at `slot` had to wait for the leaf, which it has latched now.
+ * true: the leaf should be split, with *border_out as the first slot of the right half. */
+bool btree__contention(const struct btree_env *env, const struct buf_page *leaf, uint32_t slot,
+                       uint32_t *border_out);
+/* The leaf was split for that reason; was it lately? */
+void btree__contention_split(const struct btree_env *env, uint64_t left);
+bool btree__contention_lately(const struct btree_env *env, uint64_t left);
 
 /* ---- Large values (btree_large.c) ---- */
 

@@ -124,6 +124,9 @@ struct btree_split {
  * append: keep the left page full.  Needs count >= 1. */
 void btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_slice key,
                        uint32_t entry_size, bool append, struct btree_split *out);
+/* Leaf: the border below the row at `slot`.  false: a half would not fit its page. */
+bool
+btree__split_leaf_at(const uint8_t *page, uint32_t size, uint32_t slot, struct btree_split *out);
 void btree__split_inner(const uint8_t *page, bool append, struct btree_split *out); /* count >= 1 */
 /* The shortest key s with a <= s < b, to out[BTREE_KEY_LIMIT]. */
 uint32_t btree__separator(struct ash_slice a, struct ash_slice b, uint8_t *out);

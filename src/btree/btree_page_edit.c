@@ -298,6 +298,19 @@ btree__split_leaf(const uint8_t *page, uint32_t size, uint32_t pos, struct ash_s
     out->key_size = boundary_separator(&v, boundary, out->key);
 }
 
+bool
+btree__split_leaf_at(const uint8_t *page, uint32_t size, uint32_t slot, struct btree_split *out)
+{
+    uint32_t count = btree__cnode(page)->count;
+    struct virtual_rows v = { page, BTREE_SPLIT_NO_ROW, 0, { NULL, 0 } };
+    ash_assert(slot > 0 && slot < count);
+    if (!boundary_fits(&v, size, count, slot) && !PLANTED(303))
+        return false;
+    out->slot = slot;
+    out->key_size = boundary_separator(&v, slot, out->key);
+    return true;
+}
+
 void
 btree__split_inner(const uint8_t *page, bool append, struct btree_split *out)
 {

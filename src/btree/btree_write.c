@@ -23,6 +23,9 @@ struct change {
     bool large;                  /* it goes to value pages */
     struct btree_large_new pages;
     struct btree_put put;
+    bool collided;        /* somebody else held the leaf */
+    uint32_t border_size; /* not 0: split the leaf below this key, it is fought for */
+    uint8_t border[BTREE_KEY_LIMIT];
 };
 
 static ash_rc
@@ -206,6 +209,20 @@ note_append(struct btree *bt, const struct buf_page *leaf, const struct btree_pu
         atomic_store_explicit(&bt->append_hint, hint, memory_order_relaxed);
 }
 
+/* The row is changed and the leaf still latched.  Writers of large values are not asked to split:
+ * they still hold their value pages then. */
+static void
+note_collision(struct change *c, const struct buf_page *leaf, const struct btree_put_plan *plan)
+{
+    uint32_t border;
+    uint8_t key[2 * BTREE_KEY_LIMIT];
+    if (ASH_LIKELY(!c->collided) || !plan->exact || c->large ||
+        !btree__contention(c->bt->env, leaf, plan->slot, &border))
+        return;
+    c->border_size = btree__key(leaf->data, border, key);
+    memcpy(c->border, key, c->border_size);
+}
+
 /* The value pages, when the row needs them and they were not made in an earlier try. */
 static ash_rc
 make_pages(struct change *c)
@@ -261,6 +278,7 @@ change_leaf(struct change *c, struct buf_page *leaf, enum next *next_out, uint64
     }
     if (rc == ASH_OK) {
         note_append(c->bt, leaf, &plan);
+        note_collision(c, leaf, &plan);
         remember(c, &undo);
     }
     undo_part_deinit(&undo);
@@ -282,13 +300,16 @@ change_row(struct change *c)
         if (rc == ASH_OK && c->large)
             rc = btree__large_reserve(bt, (uint32_t)c->value.size);
         if (rc == ASH_OK)
-            rc = btree__latch_leaf(bt, c->key, &leaf);
+            rc = btree__latch_leaf_noting(bt, c->key, &leaf, &c->collided);
         if (rc == ASH_OK)
             rc = change_leaf(c, &leaf, &next, &wait, &need);
         if (rc != ASH_OK)
             return rc;
-        if (next == NEXT_DONE)
+        if (next == NEXT_DONE) {
+            if (ASH_UNLIKELY(c->border_size > 0)) /* an economy; the row is written */
+                ash_ignore(btree__split_between(bt, ash_slice(c->border, c->border_size)));
             return ASH_OK;
+        }
         rc = next == NEXT_WAIT ? txn_wait(c->t, wait, /* nowait= */ false)
                                : btree__split(bt, c->key, need);
         if (rc != ASH_OK)
@@ -355,6 +376,7 @@ btree_write(struct btree *bt, struct txn *t, enum btree_write_kind kind, struct 
     c.value = kind == BTREE_DELETE ? ash_slice(NULL, 0) : value;
     c.large = c.value.size > 0 && key.size + c.value.size > btree__inline_max(bt->leaf_class);
     c.pages.count = 0;
+    c.border_size = 0;
     c.put = (struct btree_put){
         .key = key,
         .value = c.value,

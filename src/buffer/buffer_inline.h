@@ -146,6 +146,18 @@ buf_opt_prefetch(struct buf_pool *pool, uint64_t page)
         __builtin_prefetch((const void *)&f->words[page]);
 }
 
+/* Was buf_opt_begin() refused because of a latch, as opposed to a page that is absent or on its way
+ * (which is latched, too, but has no frame; so the page in frame 0 is never said to be)?  A hint. */
+static inline bool
+buf_opt_latched(struct buf_pool *pool, uint64_t page)
+{
+    const struct buf_fast *f = buf_fast(pool);
+    if (page >= f->page_max)
+        return false;
+    uint64_t word = atomic_load_explicit(&f->words[page], memory_order_relaxed);
+    return word >> BUF_STATE_SHIFT == BUF_STATE_X && (word & BUF_FRAME_MASK) != 0;
+}
+
 static inline bool
 buf_opt_valid(struct buf_pool *pool, const struct buf_page *p)
 {

@@ -519,6 +519,31 @@ START_TEST(splits_make_room_even_with_long_fences_and_rows)
 }
 END_TEST
 
+/* The separator below "b" is as long as the key before it, for which the left half has no room. */
+START_TEST(a_border_is_refused_when_a_half_would_overflow)
+{
+    uint8_t *page = mem_aligned(MEM_TEST, 4096, 4096), k[900], value[2000] = { 0 };
+    struct btree_fence none = { BTREE_FENCE_INFINITE, { NULL, 0 } };
+    struct btree_edit e;
+    struct btree_split s;
+    memset(page, 0, 4096);
+    memset(k, 'a', sizeof(k));
+    *(struct page_head *)(void *)page =
+        (struct page_head){ .format = 1, .type = PAGE_TYPE_BTREE_LEAF, .page = 7 };
+    ck_assert_int_eq(btree__edit_begin(&e, NULL, &none, &none, 0, 0, 0), ASH_OK);
+    ck_assert_int_eq(btree__edit_row(&e, ash_slice("A", 1), 0, value, 2000), ASH_OK);
+    ck_assert_int_eq(btree__edit_row(&e, ash_slice(k, 900), 0, value, 900), ASH_OK);
+    ck_assert_int_eq(btree__edit_row(&e, ash_slice("b", 1), 0, value, 40), ASH_OK);
+    btree__edit_end(&e);
+    ck_assert_int_eq(btree__redo(page, 4096, BTREE_OP_NODE_EDIT, e.data, e.size, 0), ASH_OK);
+    btree__edit_free(&e);
+    ck_assert(!btree__split_leaf_at(page, 4096, 2, &s));
+    ck_assert(btree__split_leaf_at(page, 4096, 1, &s));
+    ck_assert(s.slot == 1 && s.key_size == 1 && s.key[0] == 'A');
+    mem_free(MEM_TEST, page);
+}
+END_TEST
+
 static void
 drop_line(void *arg, const char *text)
 {
@@ -710,6 +735,7 @@ suite(void)
     tcase_add_test(t, a_separator_lies_between_its_keys_and_is_never_longer_than_the_left_one);
     tcase_add_test(t, row_estimates_keep_three_digits);
     tcase_add_test(t, splits_make_room_even_with_long_fences_and_rows);
+    tcase_add_test(t, a_border_is_refused_when_a_half_would_overflow);
     tcase_add_test(t, searching_garbage_stays_inside_the_page);
     tcase_add_test(t, redo_of_damaged_payloads_is_an_error_or_harmless);
     tcase_add_loop_test(t, a_page_that_passes_its_check_can_be_worked_on, 0, 3);

@@ -255,6 +255,18 @@ script_many(struct crash_actor *a)
         random_txn(a, 2);
 }
 
+/* A few rows of one leaf, which is split between them. */
+static void
+script_hot(struct crash_actor *a)
+{
+    for (uint32_t i = 0; i < 40 && a->w->failed == ASH_OK; i++) {
+        TRY(crash_begin(a, i % 8 == 7 ? ASH_DURABILITY_SYNC : ASH_DURABILITY_NONE));
+        TRY(crash_put(a, 0, (uint32_t)random_below(&a->random, 12), 100));
+        if (a->in_txn)
+            TRY(crash_commit(a));
+    }
+}
+
 const struct crash_script crash_scripts[] = {
     { "rows", script_rows, 1, false, true },
     { "splits", script_splits, 1, false, false },
@@ -269,5 +281,6 @@ const struct crash_script crash_scripts[] = {
     { "random_background", script_random, 1, true, false },
     { "many", script_many, 4, false, false },
     { "many_background", script_many, 4, true, false },
+    { "hot", script_hot, 4, false, false },
 };
 const uint32_t crash_script_count = ASH_ARRAY_SIZE(crash_scripts);

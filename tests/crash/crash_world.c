@@ -490,6 +490,7 @@ run_script(struct crash_world *w)
         return;
     }
     w->opened = true;
+    w->db->env.hot_after = 2; /* with contention splits, as few as the collisions are here */
     if (w->script->sessions > 1) {
         run_many(w);
     } else {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * btree_smo.c - structure changes: split, grow of the root, merge, shrink of the root.  All
- * redo-only (btree.h I5).
+ * btree_split.c - structure changes that make pages: split of leaves and inner pages, growth of the
+ * root.  All redo-only (btree.h I5).
  *
  * Shape of each: make sure of frames without latches; descend optimistically; turn the guards of
  * parent and page into exclusive latches (which fails when either changed, and never waits: so
@@ -16,16 +16,6 @@
 
 #define HEAD ((uint32_t)sizeof(struct btree_node))
 #define SLOT ((uint32_t)sizeof(struct btree_slot))
-
-static const struct btree_fence keep_fence = { BTREE_FENCE_KEEP, { NULL, 0 } };
-
-static struct btree_fence
-upper_of(const uint8_t *page)
-{
-    if ((btree__cnode(page)->flags & BTREE_NODE_UPPER_INFINITE) != 0)
-        return (struct btree_fence){ BTREE_FENCE_INFINITE, { NULL, 0 } };
-    return (struct btree_fence){ BTREE_FENCE_GIVEN, btree__upper(page) };
-}
 
 /* Latches parent and page of a path; false: start over. */
 bool
@@ -77,7 +67,7 @@ split_edits(const struct buf_page *left, const struct btree_split *split,
 {
     const struct btree_node *n = btree__cnode(left->data);
     struct btree_fence middle = { BTREE_FENCE_GIVEN, ash_slice(split->key, split->key_size) },
-                       upper = upper_of(left->data);
+                       upper = btree__fence_upper(left->data);
     bool inner = n->level > 0;
     uint32_t moved_from = inner ? split->slot + 1 : split->slot;
     uint64_t left_right = inner ? btree__child(left->data, split->slot) : 0;
@@ -86,8 +76,8 @@ split_edits(const struct buf_page *left, const struct btree_split *split,
     if (rc == ASH_OK)
         rc = btree__edit_rows(right_edit, left->data, moved_from, n->count);
     if (rc == ASH_OK)
-        rc =
-            btree__edit_begin(left_edit, left->data, &keep_fence, &middle, n->level, left_right, 0);
+        rc = btree__edit_begin(left_edit, left->data, &btree__fence_keep, &middle, n->level,
+                               left_right, 0);
     if (rc != ASH_OK)
         return rc;
     left_edit->op.keep_to = split->slot;
@@ -163,7 +153,7 @@ grow_root(const struct btree *bt, struct buf_page *root)
         rc = btree__edit_rows(&child_edit, root->data, 0, n->count);
     if (rc == ASH_OK)
         rc = btree__edit_begin(
-            &root_edit, root->data, &keep_fence, &keep_fence, (uint8_t)(n->level + 1),
+            &root_edit, root->data, &btree__fence_keep, &btree__fence_keep, (uint8_t)(n->level + 1),
             btree__child_word(child.page, btree__node_rows(root->data, root->size)), 0);
     if (rc == ASH_OK)
         rc = btree__mtr_begin(&bm, bt->env, root->size, 3, child_edit.size + root_edit.size + 16);
@@ -305,12 +295,12 @@ shift_border(const struct btree *bt, struct buf_page *parent, uint32_t slot, str
         return ASH_OK;
     struct btree_edit left_edit = { .data = NULL }, right_edit = { .data = NULL };
     struct btree_mtr bm;
-    ash_rc rc =
-        btree__edit_begin(&right_edit, right->data, &middle, &keep_fence, 0, 0, bytes + 4096);
+    ash_rc rc = btree__edit_begin(&right_edit, right->data, &middle, &btree__fence_keep, 0, 0,
+                                  bytes + 4096);
     if (rc == ASH_OK)
         rc = btree__edit_rows(&right_edit, left->data, from, count);
     if (rc == ASH_OK)
-        rc = btree__edit_begin(&left_edit, left->data, &keep_fence, &middle, 0, 0, 0);
+        rc = btree__edit_begin(&left_edit, left->data, &btree__fence_keep, &middle, 0, 0, 0);
     if (rc == ASH_OK)
         rc = btree__mtr_begin(&bm, bt->env, left->size, 3,
                               left_edit.size + right_edit.size + (uint32_t)sizeof(payload) + 32);
@@ -356,27 +346,53 @@ limit_move(const uint8_t *page, struct btree_split *split)
                                        ash_slice(b, btree__key(page, from, b)), split->key);
 }
 
-/* The path is latched. */
-static ash_rc
-split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint32_t need,
-           bool *parent_full)
+/* What a leaf is split for. */
+struct split_for {
+    struct ash_slice key;
+    uint32_t need; /* heap bytes of the row that wants in */
+    bool between;  /* or nothing but a border at the key */
+};
+
+/* Where; false: there is no need any more. */
+static bool
+split_border(const struct buf_page *leaf, const struct split_for *why, bool append,
+             struct btree_split *out)
 {
-    struct buf_page *leaf = &path->node, right;
-    const struct btree_node *n = btree__cnode(leaf->data);
-    struct btree_split split;
+    uint32_t count = btree__cnode(leaf->data)->count;
     bool exact;
-    *parent_full = false;
-    uint32_t pos = btree__lower_bound(leaf->data, leaf->size, key.size > 0 ? key.data : "",
-                                      (uint32_t)key.size, &exact);
+    uint32_t pos = btree__lower_bound(leaf->data, leaf->size,
+                                      why->key.size > 0 ? why->key.data : "",
+                                      (uint32_t)why->key.size, &exact);
+    if (why->between) {
+        /* Of large pages only what fits one change: a border moved elsewhere would not help. */
+        return pos > 0 && pos < count &&
+               btree__rows_bytes(leaf->data, pos, count, 0) <= BTREE_MOVE_MAX &&
+               btree__split_leaf_at(leaf->data, leaf->size, pos, out);
+    }
     uint32_t room = btree__free_total(leaf->data, leaf->size) +
                     (exact ? btree__entry_size(leaf->data, pos) : 0);
-    if (need + (exact ? 0 : SLOT) <= room || n->count == 0 || (exact && n->count == 1))
-        return ASH_OK; /* somebody else has made room */
-    bool append = atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == leaf->page;
-    btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, key, need, append,
-                      &split);
+    if (why->need + (exact ? 0 : SLOT) <= room || count == 0 || (exact && count == 1))
+        return false; /* somebody else has made room */
+    btree__split_leaf(leaf->data, leaf->size, exact ? BTREE_SPLIT_NO_ROW : pos, why->key, why->need,
+                      append, out);
     if (leaf->size > BTREE_MOVE_MAX)
-        limit_move(leaf->data, &split);
+        limit_move(leaf->data, out);
+    return true;
+}
+
+/* The path is latched. */
+static ash_rc
+split_leaf(struct btree *bt, struct btree_path *path, const struct split_for *why,
+           bool *parent_full)
+{
+    struct btree_counters *counters = bt->env->counters;
+    struct buf_page *leaf = &path->node, right;
+    struct btree_split split;
+    bool append = !why->between &&
+                  atomic_load_explicit(&bt->append_hint, memory_order_relaxed) == leaf->page;
+    *parent_full = false;
+    if (!split_border(leaf, why, append, &split))
+        return ASH_OK;
     if (!btree__parent_has_room(&path->parent, split.key_size)) {
         *parent_full = true;
         return ASH_OK;
@@ -384,18 +400,22 @@ split_leaf(struct btree *bt, struct btree_path *path, struct ash_slice key, uint
     ash_rc rc = split_page(bt, path, &split, &right);
     if (rc != ASH_OK)
         return rc;
-    counter_add(&bt->env->counters->leaf_splits, 1);
-    bool more = leaf->size > BTREE_MOVE_MAX && !append;
+    counter_add(&counters->leaf_splits, 1);
+    bool more = leaf->size > BTREE_MOVE_MAX && !append && !why->between;
     while (more && rc == ASH_OK)
         rc = shift_border(bt, &path->parent, path->slot, leaf, &right, &more);
     if (append)
         atomic_store_explicit(&bt->append_hint, right.page, memory_order_relaxed);
     buf_unlatch_x(bt->env->pool, &right);
+    if (why->between) {
+        counter_add(&counters->contention_splits, 1);
+        btree__contention_split(bt->env, leaf->page);
+    }
     return rc;
 }
 
-ash_rc
-btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
+static ash_rc
+split_until_done(struct btree *bt, const struct split_for *why)
 {
     unsigned tries = 0;
     for (;;) {
@@ -403,7 +423,7 @@ btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
         bool parent_full = false;
         ash_rc rc = buf_reserve(bt->env->pool, bt->leaf_class, 1);
         if (rc == ASH_OK)
-            rc = btree__descend(bt, key, 0, &path);
+            rc = btree__descend(bt, why->key, 0, &path);
         if (rc != ASH_OK)
             return rc;
         if (!btree__latch_path(bt, &path)) {
@@ -415,243 +435,26 @@ btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
         bool parent_append = path.slot == btree__cnode(path.parent.data)->count &&
                              atomic_load_explicit(&bt->append_hint, memory_order_relaxed) ==
                                  path.node.page;
-        rc = split_leaf(bt, &path, key, need, &parent_full);
+        rc = split_leaf(bt, &path, why, &parent_full);
         btree__unlatch_path(bt, &path);
         if (rc != ASH_OK || !parent_full)
             return rc;
-        rc = btree__split_inner_level(bt, key, 1, parent_append);
+        rc = btree__split_inner_level(bt, why->key, 1, parent_append);
         if (rc != ASH_OK)
             return rc;
     }
-}
-
-/* ---- Merging ---- */
-
-/* Counts rows only: fences stay whatever is merged. */
-bool
-btree__underfull(const struct buf_page *p)
-{
-    const struct btree_node *n = btree__cnode(p->data);
-    return n->used - n->lower_size - n->upper_size + n->count * SLOT <
-           (p->size - HEAD) / 100 * BTREE_MERGE_BELOW;
-}
-
-/* Would the rows of both fit one page, and the move one log record? */
-static bool
-merge_fits(const struct buf_page *left, const struct buf_page *right)
-{
-    const struct btree_node *l = btree__cnode(left->data), *r = btree__cnode(right->data);
-    uint32_t prefix = 0;
-    if ((l->flags & BTREE_NODE_LOWER_INFINITE) == 0 && (r->flags & BTREE_NODE_UPPER_INFINITE) == 0)
-        prefix = btree__common_prefix(btree__lower(left->data), btree__upper(right->data));
-    uint32_t moved = btree__rows_bytes(right->data, 0, r->count, prefix);
-    uint64_t total = (uint64_t)l->lower_size + r->upper_size + moved +
-                     btree__rows_bytes(left->data, 0, l->count, prefix);
-    if (l->level > 0)
-        total += (uint64_t)l->upper_size - prefix + BTREE_CHILD_SIZE + SLOT;
-    /* An empty page may go even when the other becomes nearly full. */
-    uint32_t percent = l->count == 0 || r->count == 0 ? 95 : BTREE_MERGE_FULL;
-    return moved <= BTREE_MOVE_MAX && total <= (left->size - HEAD) / 100 * percent;
-}
-
-/* All latched; `right` is freed and released. slot: of left in the parent. */
-static ash_rc
-merge_pages(const struct btree *bt, struct buf_page *parent, uint32_t slot, struct buf_page *left,
-            struct buf_page *right)
-{
-    const struct btree_node *l = btree__cnode(left->data), *r = btree__cnode(right->data);
-    struct btree_fence upper = upper_of(right->data);
-    struct btree_edit edit = { .data = NULL };
-    struct btree_mtr bm;
-    uint8_t payload[sizeof(struct btree_op_child)], word[8];
-    ash_rc rc = btree__edit_begin(&edit, left->data, &keep_fence, &upper, l->level, r->right,
-                                  BTREE_INNER_SIZE);
-    if (rc == ASH_OK && l->level > 0) { /* the separator comes down */
-        put_le64(word, l->right);
-        rc = btree__edit_row(&edit, btree__upper(left->data), 0, word, sizeof(word));
-    }
-    if (rc == ASH_OK)
-        rc = btree__edit_rows(&edit, right->data, 0, r->count);
-    if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, bt->env, left->size, 3,
-                              edit.size + (uint32_t)sizeof(payload) + 16);
-    if (rc != ASH_OK) {
-        btree__edit_free(&edit);
-        buf_unlatch_x(bt->env->pool, right);
-        return rc;
-    }
-    edit.op.keep_to = l->count;
-    btree__edit_end(&edit);
-    btree__mtr_edit(&bm, left, &edit);
-    uint64_t left_word = btree__child_word(left->page, btree__node_rows(left->data, left->size));
-    uint32_t size = btree__child_payload(parent, slot, left_word, 0, ash_slice(NULL, 0), payload);
-    btree__mtr_change(&bm, parent, BTREE_OP_INNER_MERGE, payload, size);
-    btree__mtr_free(&bm, right);
-    rc = btree__mtr_commit(&bm);
-    btree__edit_free(&edit);
-    counter_add(&bt->env->counters->merges, 1);
-    return rc;
-}
-
-/* The only child of the root takes its place: its content moves up.  Both latched; the child is
- * released. */
-static ash_rc
-shrink_root(const struct btree *bt, struct buf_page *root, struct buf_page *child)
-{
-    const struct btree_node *c = btree__cnode(child->data);
-    struct btree_edit edit = { .data = NULL };
-    struct btree_mtr bm;
-    ash_rc rc = btree__edit_begin(&edit, root->data, &keep_fence, &keep_fence, c->level, c->right,
-                                  root->size);
-    if (rc == ASH_OK)
-        rc = btree__edit_rows(&edit, child->data, 0, c->count);
-    if (rc == ASH_OK)
-        rc = btree__mtr_begin(&bm, bt->env, root->size, 2, edit.size + 8);
-    if (rc != ASH_OK) {
-        btree__edit_free(&edit);
-        buf_unlatch_x(bt->env->pool, child);
-        return rc;
-    }
-    btree__edit_end(&edit);
-    btree__mtr_edit(&bm, root, &edit);
-    btree__mtr_free(&bm, child);
-    rc = btree__mtr_commit(&bm);
-    btree__edit_free(&edit);
-    counter_add(&bt->env->counters->root_shrinks, 1);
-    return rc;
-}
-
-/* What a try at one level leads to. */
-struct merge_step {
-    uint64_t fault; /* load this page, then try again */
-    bool again;     /* start over */
-    bool up;        /* look at the level above */
-};
-
-/* The root at `level`: shrinks when it has one inner child. */
-static ash_rc
-merge_root(const struct btree *bt, struct buf_page *root, struct merge_step *step)
-{
-    struct buf_pool *pool = bt->env->pool;
-    ash_rc rc = ASH_OK;
-    if (!buf_opt_to_x(pool, root)) {
-        step->again = true;
-        return ASH_OK;
-    }
-    const struct btree_node *n = btree__cnode(root->data);
-    if (n->count == 0 && n->level > 1) {
-        struct buf_page child;
-        step->fault = BTREE_CHILD_PAGE(n->right);
-        rc = buf_try_latch_x(pool, step->fault, &child);
-        if (rc == ASH_OK) {
-            step->fault = PAGE_ID_NONE;
-            step->again = true; /* the new root may have one child, too */
-            rc = shrink_root(bt, root, &child);
-        } else if (rc == ASH_WOULD_BLOCK) {
-            rc = ASH_OK;
-        }
-    }
-    buf_unlatch_x(pool, root);
-    return rc;
-}
-
-/* The path is latched and stays so (the node may have become its neighbour).  *merged_out: one of
- * the two is gone. */
-static ash_rc
-merge_side(const struct btree *bt, struct btree_path *path, bool to_right, struct merge_step *step,
-           bool *merged_out)
-{
-    struct buf_page other;
-    uint32_t left_slot = to_right ? path->slot : path->slot - 1;
-    uint64_t page =
-        BTREE_CHILD_PAGE(btree__child(path->parent.data, to_right ? path->slot + 1 : left_slot));
-    ash_rc rc = buf_try_latch_x(bt->env->pool, page, &other);
-    *merged_out = false;
-    if (rc == ASH_WOULD_BLOCK) {
-        step->fault = page;
-        return ASH_OK;
-    }
-    if (rc != ASH_OK)
-        return rc;
-    /* Ghosts whose hint was lost go when a neighbour is purged. */
-    rc = btree__purge_leaf(bt, &other);
-    if (rc != ASH_OK) {
-        buf_unlatch_x(bt->env->pool, &other);
-        return rc;
-    }
-    struct buf_page *left = to_right ? &path->node : &other,
-                    *right = to_right ? &other : &path->node;
-    if (!merge_fits(left, right)) {
-        buf_unlatch_x(bt->env->pool, &other);
-        return ASH_OK;
-    }
-    rc = merge_pages(bt, &path->parent, left_slot, left, right);
-    if (!to_right)
-        path->node = other; /* the page itself is gone, or at least released */
-    *merged_out = rc == ASH_OK;
-    return rc;
-}
-
-static ash_rc
-merge_with_neighbour(const struct btree *bt, struct btree_path *path, struct merge_step *step)
-{
-    uint32_t count = btree__cnode(path->parent.data)->count;
-    bool merged = false;
-    ash_rc rc = ASH_OK;
-    if (!btree__underfull(&path->node))
-        return ASH_OK;
-    if (path->slot < count)
-        rc = merge_side(bt, path, /* to_right= */ true, step, &merged);
-    if (rc == ASH_OK && !merged && step->fault == PAGE_ID_NONE && path->slot > 0)
-        rc = merge_side(bt, path, /* to_right= */ false, step, &merged);
-    /* An only child cannot be merged: perhaps its parent can. */
-    step->up = rc == ASH_OK && (count == 0 || (merged && btree__underfull(&path->parent)));
-    return rc;
-}
-
-static ash_rc
-merge_once(const struct btree *bt, struct ash_slice key, unsigned level, struct merge_step *step)
-{
-    struct btree_path path;
-    *step = (struct merge_step){ PAGE_ID_NONE, false, false };
-    ash_rc rc = btree__descend(bt, key, level, &path);
-    if (rc == ASH_NOT_FOUND)
-        return ASH_OK;
-    if (rc != ASH_OK)
-        return rc;
-    if (!path.has_parent)
-        return merge_root(bt, &path.node, step);
-    if (!btree__latch_path(bt, &path)) {
-        step->again = true;
-        return ASH_OK;
-    }
-    rc = merge_with_neighbour(bt, &path, step);
-    btree__unlatch_path(bt, &path);
-    return rc;
 }
 
 ash_rc
-btree__merge(struct btree *bt, struct ash_slice key, unsigned level)
+btree__split(struct btree *bt, struct ash_slice key, uint32_t need)
 {
-    /* Merging is worth a few tries and no waiting: the next purge tries again. */
-    for (unsigned tries = 0; tries < 8 && level <= BTREE_LEVEL_MAX;) {
-        struct merge_step step;
-        ash_rc rc = merge_once(bt, key, level, &step);
-        if (rc != ASH_OK)
-            return rc;
-        if (step.fault != PAGE_ID_NONE) {
-            tries++;
-            /* The page may be freed by now; the next try finds out. */
-            ash_ignore(buf_fault(bt->env->pool, step.fault, IO_CLASS_READ));
-        } else if (step.again) {
-            rc = btree__restart(bt, &tries);
-            if (rc != ASH_OK)
-                return rc;
-        } else if (step.up) {
-            level++;
-        } else {
-            return ASH_OK;
-        }
-    }
-    return ASH_OK;
+    struct split_for why = { .key = key, .need = need };
+    return split_until_done(bt, &why);
+}
+
+ash_rc
+btree__split_between(struct btree *bt, struct ash_slice key)
+{
+    struct split_for why = { .key = key, .between = true };
+    return split_until_done(bt, &why);
 }
