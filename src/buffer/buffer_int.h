@@ -111,7 +111,8 @@ struct writer {
     struct batch *batch; /* being filled */
     uint64_t used;       /* bytes of images */
     uint64_t lsn_max;
-    uint32_t cursor; /* of the sweep */
+    uint32_t cursor;       /* of the sweep */
+    uint8_t laundry_first; /* class whose laundry is collected first: each has its turn */
 };
 
 struct waitq_slot {
@@ -170,6 +171,7 @@ struct buf_pool {
     struct writer *writers;
     struct writer guest; /* of buf_write_until() */
     struct task_mutex guest_lock;
+    struct task_mutex reserve_lock; /* one buf_reserve() at a time gathers frames */
 
     struct counter misses, evictions, page_writes, latch_waits, opt_restarts;
 #ifdef ASH_DEBUG

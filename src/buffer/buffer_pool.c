@@ -89,6 +89,7 @@ buf_create(const struct buf_options *options, struct buf_pool **out)
     geometry(pool, options->bytes);
     task_mutex_init(&pool->move_lock);
     task_mutex_init(&pool->guest_lock);
+    task_mutex_init(&pool->reserve_lock);
     task_waitq_init(&pool->writer_wait);
     task_waitq_init(&pool->clean_wait);
     task_waitq_init(&pool->frame_wait);
@@ -316,12 +317,15 @@ buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count)
     buf__unlock(&pool->alloc_lock);
     if (enough)
         return ASH_OK;
+    /* Two that wait for more while they keep what they have could wait for each other. */
+    task_mutex_lock(&pool->reserve_lock);
     while (n < count && rc == ASH_OK) {
         rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame[n]);
         n += rc == ASH_OK;
     }
     while (n > 0)
         buf__frame_free(pool, frame[--n]);
+    task_mutex_unlock(&pool->reserve_lock);
     return rc;
 }
 

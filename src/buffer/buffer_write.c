@@ -175,31 +175,43 @@ batch_full(const struct writer *w)
     return w->batch->count >= w->pool->batch_pages || w->used + FRAME_UNIT > w->pool->batch_bytes;
 }
 
-/* Pages that eviction wants clean. */
+/* Pages of one class that eviction wants clean. */
+static void
+collect_laundry_class(struct writer *w, uint8_t page_class)
+{
+    struct buf_pool *pool = w->pool;
+    struct frame_list *l = &pool->lists[page_class].laundry;
+
+    buf__lock(&pool->alloc_lock);
+    uint32_t tries = l->count;
+    buf__unlock(&pool->alloc_lock);
+    for (; tries > 0 && !batch_full(w); tries--) {
+        buf__lock(&pool->alloc_lock);
+        uint32_t frame = l->tail;
+        if (frame != FRAME_NONE)
+            buf__list_remove(pool, frame);
+        buf__unlock(&pool->alloc_lock);
+        if (frame == FRAME_NONE)
+            break;
+        if (collect_frame(w, frame, UINT64_MAX, /* held= */ true))
+            continue;
+        buf__lock(&pool->alloc_lock);
+        buf__queue_back_locked(pool, frame, /* cold= */ true);
+        buf__unlock(&pool->alloc_lock);
+    }
+}
+
+/* Each batch begins with another class, so that small pages, of which there are always more, leave
+ * the large ones room: the largest needs a batch of its own. */
 static void
 collect_laundry(struct writer *w)
 {
-    struct buf_pool *pool = w->pool;
+    unsigned classes = w->pool->class_max + 1u;
 
-    for (uint8_t k = 0; k <= pool->class_max; k++) {
-        buf__lock(&pool->alloc_lock);
-        uint32_t tries = pool->lists[k].laundry.count;
-        buf__unlock(&pool->alloc_lock);
-        for (; tries > 0 && !batch_full(w); tries--) {
-            buf__lock(&pool->alloc_lock);
-            uint32_t frame = pool->lists[k].laundry.tail;
-            if (frame != FRAME_NONE)
-                buf__list_remove(pool, frame);
-            buf__unlock(&pool->alloc_lock);
-            if (frame == FRAME_NONE)
-                break;
-            if (collect_frame(w, frame, UINT64_MAX, /* held= */ true))
-                continue;
-            buf__lock(&pool->alloc_lock);
-            buf__queue_back_locked(pool, frame, /* cold= */ true);
-            buf__unlock(&pool->alloc_lock);
-        }
-    }
+    for (unsigned i = 0; i < classes; i++)
+        collect_laundry_class(w, (uint8_t)((w->laundry_first + i) % classes));
+    if (!PLANTED(349))
+        w->laundry_first = (uint8_t)((w->laundry_first + 1u) % classes);
 }
 
 /* Goes once around all frames at most, from where it stopped last.  When it comes round without

@@ -88,6 +88,102 @@ START_TEST(writers_go_on_when_there_is_room_or_memory_again)
 }
 END_TEST
 
+/* Changes each of these pages and lets eviction find them cold: they wait in the laundry. */
+static void
+dirty_cold(struct world *w, const uint64_t *page, unsigned count, uint8_t page_class)
+{
+    struct buf_page p;
+
+    for (unsigned i = 0; i < count; i++) {
+        ck_ok(buf_latch_x(w->pool, page[i], &p));
+        page_change(w, &p, i);
+        buf_unlatch_x(w->pool, &p);
+    }
+    buf__evict(w->pool, page_class, /* force= */ true);
+}
+
+static void
+body_large_laundry(struct env *e)
+{
+    struct world w;
+    uint64_t small[100], large;
+    uint32_t count;
+
+    world_open(&w, e, 1 << 20, 0);
+    for (unsigned i = 0; i < 100; i++)
+        small[i] = page_make(&w, 0, i);
+    large = page_make(&w, 7, 1); /* as large as a batch: it goes alone */
+    dirty_cold(&w, &large, 1, 7);
+    unsigned rounds = 0;
+    for (; rounds < 20 && w.ps.page[large].offset == 0; rounds++) {
+        dirty_cold(&w, small, 100, 0);
+        ck_ok(buf__write_round(&w.pool->guest, 0, /* laundry= */ true, &count));
+        ck_assert_uint_gt(count, 0);
+    }
+    ck_assert_uint_le(rounds, 8); /* classes 0 to 7 */
+    ck_ok(buf_write_until(w.pool, UINT64_MAX));
+    world_close(&w);
+}
+
+/* Goal: small pages in the laundry, however many, do not keep a large one from being written. */
+START_TEST(every_class_in_the_laundry_has_its_turn)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 3 };
+    ck_ok(env_run(&e, body_large_laundry));
+}
+END_TEST
+
+struct reserver {
+    struct world *w;
+    uint64_t page;
+    struct task *task;
+};
+
+static void
+reserver_main(void *arg)
+{
+    struct reserver *r = arg;
+    struct buf_page p;
+
+    for (unsigned i = 0; i < 20; i++) {
+        ash_assert(buf_throttle(r->w->pool) == ASH_OK);
+        ash_assert(buf_reserve(r->w->pool, 5, 2) == ASH_OK);
+        ash_assert(buf_latch_x(r->w->pool, r->page, &p) == ASH_OK);
+        page_change(r->w, &p, i);
+        buf_unlatch_x(r->w->pool, &p);
+    }
+}
+
+static void
+body_reservers(struct env *e)
+{
+    struct world w;
+    struct reserver r[3];
+
+    world_open(&w, e, 256 << 10, 1); /* two frames of 128 KiB, if nothing else is there */
+    ck_assert_uint_eq(buf_class_max(w.pool), 5);
+    for (unsigned i = 0; i < ASH_ARRAY_SIZE(r); i++) {
+        r[i].w = &w;
+        r[i].page = page_make(&w, 5, i);
+    }
+    for (unsigned i = 0; i < ASH_ARRAY_SIZE(r); i++)
+        ck_ok(task_spawn(e->rt, "reserver", reserver_main, &r[i], &r[i].task));
+    for (unsigned i = 0; i < ASH_ARRAY_SIZE(r); i++)
+        task_join(r[i].task);
+    world_close(&w);
+}
+
+/* Goal: tasks that need several frames each do not keep what they have from one another. */
+START_TEST(reservations_do_not_block_one_another)
+{
+    for (uint64_t seed = 1; seed <= test_scale(20, 500); seed++) {
+        struct env e = { .kind = IO_BACKEND_SIM, .seed = seed };
+        assert_note_seed(seed);
+        ck_ok(env_run(&e, body_reservers));
+    }
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -95,6 +191,8 @@ suite(void)
     TCase *c = tcase_create("write");
     tcase_add_test(c, a_start_that_fails_can_be_repeated);
     tcase_add_test(c, writers_go_on_when_there_is_room_or_memory_again);
+    tcase_add_test(c, every_class_in_the_laundry_has_its_turn);
+    tcase_add_test(c, reservations_do_not_block_one_another);
     suite_add_tcase(s, c);
     return s;
 }
