@@ -198,11 +198,12 @@ void pstore_stats(struct pstore *ps, struct pstore_stats *out);
 typedef void (*pstore_zone_fn)(void *arg, uint64_t zone, uint64_t offset, uint32_t live_bytes,
                                uint32_t size, bool open);
 void pstore_zones(struct pstore *ps, pstore_zone_fn fn, void *arg);
-/* Verifies superblocks, map pages and every mapped page's bytes; calls found() for each problem and
- * goes on. */
+/* Verify superblocks and map pages (no checkpoint may run meanwhile), and every mapped page's bytes;
+ * call found() for each problem and go on. */
 typedef void (*pstore_found_fn)(void *arg, const char *file, uint64_t offset, uint64_t page,
                                 const char *message);
-ASH_MUST_CHECK ash_rc pstore_verify(struct pstore *ps, pstore_found_fn found, void *arg);
+ASH_MUST_CHECK ash_rc pstore_verify_map(struct pstore *ps, pstore_found_fn found, void *arg);
+ASH_MUST_CHECK ash_rc pstore_verify_pages(struct pstore *ps, pstore_found_fn found, void *arg);
 /* Checks one superblock / map page / map root image (fuzz targets). */
 ASH_MUST_CHECK ash_rc pstore_superblock_check(const void *block, uint32_t size);
 ASH_MUST_CHECK ash_rc pstore_map_page_check(const void *page, uint32_t size);

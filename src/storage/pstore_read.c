@@ -174,17 +174,33 @@ verify_page(struct verify *v, uint64_t page)
     return ASH_OK; /* it moves faster than we read: it is being written all the time */
 }
 
+static ash_rc
+verify_begin(struct verify *v)
+{
+    uint32_t zone_bytes = v->ps->super.zone_bytes;
+    v->buf = mem_aligned(MEM_PSTORE, IO_ALIGN,
+                         min_u64(PAGE_CLASS_SIZE(PAGE_CLASS_COUNT - 1), zone_bytes));
+    return v->buf != NULL ? ASH_OK : ASH_NO_MEMORY;
+}
+
 ash_rc
-pstore_verify(struct pstore *ps, pstore_found_fn found, void *arg)
+pstore_verify_map(struct pstore *ps, pstore_found_fn found, void *arg)
 {
     struct verify v = { .ps = ps, .found = found, .arg = arg };
-    uint32_t bytes = (uint32_t)min_u64(PAGE_CLASS_SIZE(PAGE_CLASS_COUNT - 1), ps->super.zone_bytes);
-    v.buf = mem_aligned(MEM_PSTORE, IO_ALIGN, bytes);
-    if (v.buf == NULL)
-        return ASH_NO_MEMORY;
-    ash_rc rc = verify_super(&v);
+    ash_rc rc = verify_begin(&v);
+    if (rc == ASH_OK)
+        rc = verify_super(&v);
     if (rc == ASH_OK)
         rc = verify_map(&v);
+    mem_free(MEM_PSTORE, v.buf);
+    return rc;
+}
+
+ash_rc
+pstore_verify_pages(struct pstore *ps, pstore_found_fn found, void *arg)
+{
+    struct verify v = { .ps = ps, .found = found, .arg = arg };
+    ash_rc rc = verify_begin(&v);
     for (uint64_t page = PAGE_ID_FIRST; page < pstore_page_high(ps) && rc == ASH_OK; page++)
         rc = verify_page(&v, page);
     mem_free(MEM_PSTORE, v.buf);

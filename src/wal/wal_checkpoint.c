@@ -349,6 +349,20 @@ checkpoint_start(const struct checkpoint_options *options, struct checkpointer *
 }
 
 void
+checkpoint_pause(struct checkpointer *c)
+{
+    if (c != NULL)
+        task_mutex_lock(&c->mutex);
+}
+
+void
+checkpoint_resume(struct checkpointer *c)
+{
+    if (c != NULL)
+        task_mutex_unlock(&c->mutex);
+}
+
+void
 checkpoint_stop(struct checkpointer *c)
 {
     if (c == NULL)

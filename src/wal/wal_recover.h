@@ -74,6 +74,10 @@ void checkpoint_soon(struct checkpointer *c);
  * to redo. */
 ASH_MUST_CHECK ash_rc checkpoint_final(struct checkpointer *c);
 void checkpoint_tune(struct checkpointer *c, uint64_t log_limit, uint64_t interval_ms);
+/* Keeps checkpoints away: superblock, map pages and log segments stay where they are until
+ * checkpoint_resume().  NULL allowed.  Parks.  Not for long: the log grows meanwhile. */
+void checkpoint_pause(struct checkpointer *c);
+void checkpoint_resume(struct checkpointer *c);
 /* Stops the task and frees it; no final checkpoint by itself; NULL allowed. */
 void checkpoint_stop(struct checkpointer *c);
 

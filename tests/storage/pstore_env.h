@@ -185,6 +185,13 @@ page_read(struct pstore *ps, uint64_t page, uint64_t *version_out)
     return rc;
 }
 
+__attribute__((unused)) static void
+ps_verify(struct pstore *ps, pstore_found_fn found, void *arg)
+{
+    ck_ok(pstore_verify_map(ps, found, arg));
+    ck_ok(pstore_verify_pages(ps, found, arg));
+}
+
 __attribute__((unused)) static bool
 toy_unplaced(struct pstore *ps, uint64_t page)
 {

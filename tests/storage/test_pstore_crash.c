@@ -188,7 +188,7 @@ body_check(struct env *e)
              seed_now, page, version, last[page].version);
     }
     problems = 0;
-    ck_ok(pstore_verify(ps, on_problem, NULL));
+    ps_verify(ps, on_problem, NULL);
     ck_assert_uint_eq(problems, 0);
     pstore_close(ps);
 }

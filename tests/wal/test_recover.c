@@ -353,7 +353,8 @@ engine_check(struct engine *g)
         buf_unlatch_s(g->pool, &p);
     }
     problems = 0;
-    ck_ok(pstore_verify(g->ps, on_problem, NULL));
+    ck_ok(pstore_verify_map(g->ps, on_problem, NULL));
+    ck_ok(pstore_verify_pages(g->ps, on_problem, NULL));
     ck_assert_uint_eq(problems, 0);
 }
 
