@@ -329,6 +329,18 @@ buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count)
     return rc;
 }
 
+/* Drops an older incarnation of a page, which may be on its way to disk: as in buf_free(), its image
+ * must not be installed any more. */
+static void
+redo_drop(struct buf_pool *pool, struct buf_page *old)
+{
+    pstore_map_lock(pool->pstore);
+    if ((atomic_load(&pool->frames[old->frame].flags) & FRAME_WRITING) != 0)
+        buf__flight_freed(pool, old->page);
+    buf__page_drop(pool, old);
+    pstore_map_unlock(pool->pstore);
+}
+
 ash_rc
 buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t tree, uint8_t type,
               struct buf_page *out)
@@ -349,7 +361,7 @@ buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t
     pstore_page_mark(pool->pstore, page);
     while (!buf__claim_absent(pool, page)) /* an older incarnation of the page */
         if (buf_try_latch_x(pool, page, &old) == ASH_OK)
-            buf__page_drop(pool, &old);
+            redo_drop(pool, &old);
         else
             buf__wait_settled(pool, page);
     page_begin(pool, page, frame, type, tree, out);

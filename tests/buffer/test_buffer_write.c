@@ -184,6 +184,50 @@ START_TEST(reservations_do_not_block_one_another)
 }
 END_TEST
 
+static void
+write_all(void *arg)
+{
+    struct world *w = arg;
+    ash_assert(buf_write_until(w->pool, UINT64_MAX) == ASH_OK);
+}
+
+static void
+body_redo_init(struct env *e)
+{
+    struct world w;
+    struct buf_page p;
+    struct task *t;
+
+    world_create(&w, e, 256 << 10, 0);
+    world_start_redo(&w);
+    w.log.reserved = w.log.durable = 1 << 20; /* of a life before */
+    ck_ok(buf_redo_init(w.pool, 1, 0, 1, PAGE_TYPE_VALUE, &p));
+    buf_mark_dirty(w.pool, &p, 8192);
+    buf_unlatch_x(w.pool, &p);
+    uint32_t frame = p.frame;
+    ck_ok(task_spawn(e->rt, "writer", write_all, &w, &t));
+    while ((atomic_load(&w.pool->frames[frame].flags) & FRAME_WRITING) == 0)
+        task_yield();
+    ck_ok(buf_redo_init(w.pool, 1, 2, 1, PAGE_TYPE_VALUE, &p));
+    task_join(t);
+    ck_assert_uint_eq(w.ps.page[1].offset, 0); /* what was written is of the life before */
+    ck_assert_uint_eq(w.ps.cancelled, 1);
+    buf_mark_dirty(w.pool, &p, 9000);
+    buf_unlatch_x(w.pool, &p);
+    ck_ok(buf_write_until(w.pool, UINT64_MAX));
+    ck_assert_uint_eq(w.ps.page[1].page_class, 2);
+    world_close(&w);
+}
+
+/* Goal: a page that redo makes anew while its former self is being written does not get that
+ * place. */
+START_TEST(redo_over_a_page_being_written_takes_the_new_one)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 4 };
+    ck_ok(env_run(&e, body_redo_init));
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -193,6 +237,7 @@ suite(void)
     tcase_add_test(c, writers_go_on_when_there_is_room_or_memory_again);
     tcase_add_test(c, every_class_in_the_laundry_has_its_turn);
     tcase_add_test(c, reservations_do_not_block_one_another);
+    tcase_add_test(c, redo_over_a_page_being_written_takes_the_new_one);
     suite_add_tcase(s, c);
     return s;
 }
