@@ -22,6 +22,7 @@
 #define PSTORE_GROW_BYTES     (1ull << 30)
 #define PSTORE_PAGE_ID_MAX    (1ull << 31)
 #define PSTORE_BATCH          64u /* iovec entries of one request; map pages written or read at once */
+#define PSTORE_BYTES_MAX      (1ull << 48) /* of the file: map words have no room for more */
 #define PSTORE_TRANSFER       (1u << 20)
 #define PSTORE_REQUESTS       4u /* in flight per pstore_write() */
 #define PSTORE_FILL_PERCENT \

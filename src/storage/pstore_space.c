@@ -126,10 +126,14 @@ zones_reserve(struct pstore *ps, uint64_t zones)
 static ash_rc
 zones_add(struct pstore *ps, uint64_t count)
 {
+    uint64_t bytes = (ps->zones + count) * ps->zone_units * UNIT_BYTES;
+    if (bytes > PSTORE_BYTES_MAX)
+        return ash_raise_obj(ASH_NO_SPACE, PSTORE_FILE,
+                             "%s/%s has reached the largest size there is, 256 TiB.",
+                             io_dir_path(ps->dir), PSTORE_FILE);
     ash_rc rc = zones_reserve(ps, ps->zones + count);
     if (rc != ASH_OK)
         return rc;
-    uint64_t bytes = (ps->zones + count) * ps->zone_units * UNIT_BYTES;
     rc = io_file_allocate(ps->file, bytes, /* zero= */ false);
     if (rc != ASH_OK)
         return rc;
@@ -416,7 +420,7 @@ pstore__space_init(struct pstore *ps)
     if (rc != ASH_OK)
         return rc;
     ps->zone_units = ps->super.zone_bytes / UNIT_BYTES;
-    uint64_t zones = bytes / ps->super.zone_bytes;
+    uint64_t zones = min_u64(bytes, PSTORE_BYTES_MAX) / ps->super.zone_bytes;
     if (zones == 0)
         return ash_raise_obj(ASH_CORRUPT, PSTORE_FILE,
                              "%s/%s has only %" PRIu64
