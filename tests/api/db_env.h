@@ -17,9 +17,9 @@
 #include "base/random.h"
 #include "storage/sim_disk.h"
 #include "task/task.h"
+#include "tests/test_dir.h"
 #include "tests/test_main.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <unistd.h>
 
@@ -105,23 +105,6 @@ db_env_open(struct db_env *e, const char *options, bool quiet)
 }
 
 __attribute__((unused)) static void
-db_env_remove_dir(const char *path)
-{
-    char name[512];
-    DIR *d = opendir(path);
-
-    if (d == NULL)
-        return;
-    for (struct dirent *x; (x = readdir(d)) != NULL;) {
-        snprintf(name, sizeof(name), "%s/%s", path, x->d_name);
-        if (x->d_name[0] != '.')
-            unlink(name);
-    }
-    closedir(d);
-    rmdir(path);
-}
-
-__attribute__((unused)) static void
 db_env_body(void *arg)
 {
     struct db_env *e = arg;
@@ -163,7 +146,7 @@ db_env_run(struct db_env *e, void (*fn)(struct db_env *e))
     fn(e);
     task_runtime_destroy(e->rt);
     if (made && !e->keep)
-        db_env_remove_dir(e->path);
+        test_dir_remove(e->path);
     return ASH_OK;
 }
 

@@ -60,7 +60,7 @@ START_TEST(optimistic_reads)
     world_close(&w);
     env_close(&e);
     task_runtime_destroy(e.rt);
-    env_remove_dir(e.path);
+    test_dir_remove(e.path);
 }
 END_TEST
 

@@ -330,13 +330,13 @@ main(int argc, char **argv)
     random_init(&r, arg.seed);
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     must(shared != MAP_FAILED, "mmap");
-    db_env_remove_dir(arg.dir);
+    test_dir_remove(arg.dir);
     for (uint64_t c = 0; c < arg.cycles; c++)
         cycle_run(c, &r);
     for (uint32_t i = 0; i < WRITERS; i++)
         commits += atomic_load(&shared->acked[i]);
     printf("%llu cycles, %llu transactions kept, nothing lost\n", (unsigned long long)arg.cycles,
            (unsigned long long)commits);
-    db_env_remove_dir(arg.dir);
+    test_dir_remove(arg.dir);
     return 0;
 }

@@ -83,7 +83,7 @@ hostile_copy_dir(const char *from, const char *to)
     DIR *d = opendir(from);
 
     must(d != NULL, "no directory %s", from);
-    db_env_remove_dir(to);
+    test_dir_remove(to);
     must(mkdir(to, 0700) == 0, "mkdir %s: %s", to, strerror(errno));
     for (struct dirent *x; (x = readdir(d)) != NULL;) {
         snprintf(a, sizeof(a), "%s/%s", from, x->d_name);

@@ -41,7 +41,7 @@ setup(void)
 static void
 teardown(void)
 {
-    db_env_remove_dir(dir);
+    test_dir_remove(dir);
 }
 
 static ash_rc

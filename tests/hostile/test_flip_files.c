@@ -400,8 +400,8 @@ flips(bool clean, uint64_t seed)
         "verify only; %u harmless, %u in the log's last write\n",
         clean ? "closed" : "crashed", files.count, (unsigned long long)files.bytes >> 10, count,
         got[0], got[1], got[2], got[3], got[4]);
-    db_env_remove_dir(f.dir);
-    db_env_remove_dir(from);
+    test_dir_remove(f.dir);
+    test_dir_remove(from);
 }
 
 START_TEST(a_flip_in_a_closed_database_is_noticed_or_harmless)

@@ -348,7 +348,7 @@ START_TEST(the_handle_stays_useful_and_says_why)
         printf("test_full: %s skipped: not permitted here\n", tests[_i].name);
     else
         ck_assert_msg(out == 0, "%s ended with %d", tests[_i].name, out);
-    db_env_remove_dir(dir);
+    test_dir_remove(dir);
 }
 END_TEST
 

@@ -12,9 +12,9 @@
 #include "storage/io_int.h"
 #include "storage/sim_disk.h"
 #include "task/task.h"
+#include "tests/test_dir.h"
 #include "tests/test_main.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <unistd.h>
 
@@ -98,22 +98,6 @@ env_body(void *arg)
         env_close(e);
 }
 
-__attribute__((unused)) static void
-env_remove_dir(const char *path)
-{
-    char name[512];
-    DIR *d = opendir(path);
-    if (d == NULL)
-        return;
-    for (struct dirent *x; (x = readdir(d)) != NULL;) {
-        snprintf(name, sizeof(name), "%s/%s", path, x->d_name);
-        if (x->d_name[0] != '.')
-            unlink(name);
-    }
-    closedir(d);
-    rmdir(path);
-}
-
 /* Runs fn on the backend.  In simulation everything of e->disk stays for the caller; else the
  * directory goes. */
 __attribute__((unused)) static ash_rc
@@ -142,7 +126,7 @@ env_run(struct env *e, void (*fn)(struct env *e))
     ck_ok(task_runtime_create(&e->rt));
     env_body(e);
     task_runtime_destroy(e->rt);
-    env_remove_dir(e->path);
+    test_dir_remove(e->path);
     return rc;
 }
 
@@ -152,6 +136,15 @@ env_run(struct env *e, void (*fn)(struct env *e))
         struct env env_ = { .kind = (enum io_backend_kind)_i, .seed = test_seed(7) }; \
         ck_ok(env_run(&env_, fn_));                                                   \
     } while (0)
+
+/* pstore_found_fn: counts in *arg (an unsigned) and prints. */
+__attribute__((unused)) static void
+env_problem(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message)
+{
+    (void)offset;
+    ++*(unsigned *)arg;
+    fprintf(stderr, "%s page %llu: %s\n", file, (unsigned long long)page, message);
+}
 
 __attribute__((unused)) static void *
 env_buffer(size_t bytes)

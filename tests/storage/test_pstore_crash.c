@@ -139,19 +139,6 @@ body_script(struct env *e)
 
 /* ---- The oracle ---- */
 
-static unsigned problems;
-
-static void
-on_problem(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message)
-{
-    (void)arg;
-    (void)file;
-    (void)offset;
-    (void)page;
-    problems++;
-    fprintf(stderr, "seed %" PRIu64 ": %s\n", seed_now, message);
-}
-
 static void
 body_check(struct env *e)
 {
@@ -187,9 +174,9 @@ body_check(struct env *e)
              "seed %" PRIu64 ": page %" PRIu64 " has version %" PRIu64 " instead of %" PRIu64,
              seed_now, page, version, last[page].version);
     }
-    problems = 0;
-    ps_verify(ps, on_problem, NULL);
-    ck_assert_uint_eq(problems, 0);
+    unsigned problems = 0;
+    ps_verify(ps, env_problem, &problems);
+    must(problems == 0, "seed %" PRIu64 ": %u problems", seed_now, problems);
     pstore_close(ps);
 }
 

@@ -143,6 +143,15 @@ must_rows(ash_session *s, const char *name, unsigned expected)
     ash_table_close(t);
 }
 
+/* Once the reaper is through, as many pages are in use as before the body. */
+static void
+must_lose_no_page(struct fix *f)
+{
+    wait_for_reaper(f->db);
+    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
+         (unsigned long long)(pages_in_use(f->db) - f->pages));
+}
+
 /* ---- A database and two sessions around each body ---- */
 
 static void
@@ -259,9 +268,7 @@ page_sizes(struct fix *f)
         must_rows(f->b, "t", ROWS);
         must_ok(ash_table_drop(f->a, "t"));
     }
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(page_sizes_are_checked_and_kept)
@@ -300,9 +307,7 @@ create_in_transaction(struct fix *f)
     must_rc(ash_put(f->a, u, row_key(1, key), slice_str("one")), ASH_NOT_FOUND);
     ash_table_close(u);
     must_ok(ash_table_drop(f->a, "t"));
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(creating_belongs_to_the_transaction)
@@ -347,9 +352,7 @@ drop_in_transaction(struct fix *f)
     must_rc(ash_table_open(f->a, "u", &u), ASH_NOT_FOUND);
     ash_table_close(t);
     must_ok(ash_table_drop(f->a, "t"));
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(dropping_belongs_to_the_transaction)
@@ -389,9 +392,7 @@ savepoints(struct fix *f)
     must_ok(ash_table_drop(f->a, "kept"));
     must_ok(ash_table_drop(f->a, "old"));
     must_ok(ash_table_drop(f->a, "undone"));
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(savepoints_undo_tables_too)
@@ -472,8 +473,7 @@ handles(struct fix *f)
         wait_for_reaper(f->db);
     }
     ash_table_close(t);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(handles_of_dropped_tables_say_so)
@@ -509,9 +509,7 @@ readers_inside(struct fix *f)
     ash_cursor_close(c);
     ash_table_close(t);
     must_ok(ash_table_drop(f->a, "v"));
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(pages_wait_for_those_who_are_inside)
@@ -646,9 +644,7 @@ all_at_once(struct fix *f)
         ash_rc rc = ash_table_drop(f->a, name);
         must(rc == ASH_OK || rc == ASH_NOT_FOUND, "%s", ash_rc_name(rc));
     }
-    wait_for_reaper(f->db);
-    must(pages_in_use(f->db) == f->pages, "%llu pages are lost",
-         (unsigned long long)(pages_in_use(f->db) - f->pages));
+    must_lose_no_page(f);
 }
 
 START_TEST(tables_come_and_go_under_several_tasks)

@@ -8,23 +8,10 @@
  */
 #include "base/clock.h"
 #include "task/task.h"
-#include "tests/test_main.h"
+
+#include "tests/task/task_env.h"
 
 #define THREADS 4
-
-static struct task_runtime *rt;
-
-static void
-setup(void)
-{
-    ck_assert_int_eq(task_runtime_create(&rt), ASH_OK);
-}
-
-static void
-teardown(void)
-{
-    task_runtime_destroy(rt);
-}
 
 /* ---- Permits ---- */
 
@@ -74,37 +61,11 @@ END_TEST
 
 /* ---- Ping-pong: each round needs both wakes ---- */
 
-struct pingpong {
-    struct task *_Atomic player[2];
-    _Atomic uint64_t turn;
-    uint64_t rounds;
-};
-
-static void
-play(struct pingpong *p, unsigned me)
-{
-    atomic_store(&p->player[me], task_self());
-    while (atomic_load(&p->player[1 - me]) == NULL)
-        task_yield();
-    for (uint64_t i = 0; i < p->rounds; i++) {
-        while (atomic_load(&p->turn) != 2 * i + me)
-            task_park();
-        atomic_store(&p->turn, 2 * i + me + 1);
-        task_unpark(atomic_load(&p->player[1 - me]));
-    }
-}
-
-static void
-play_first(void *arg)
-{
-    play(arg, 0);
-}
-
 START_TEST(ping_pong_loses_no_wake)
 {
     struct pingpong p = { .rounds = test_scale(20000, 1000000) };
     struct task *t;
-    ck_assert_int_eq(task_spawn(rt, "first", play_first, &p, &t), ASH_OK);
+    ck_assert_int_eq(task_spawn(host_rt, "first", play_0, &p, &t), ASH_OK);
     play(&p, 1);
     task_join(t);
     ck_assert_uint_eq(atomic_load(&p.turn), 2 * p.rounds);
@@ -132,7 +93,7 @@ START_TEST(a_late_unpark_of_an_ended_task_is_harmless)
     for (uint64_t i = 0; i < test_scale(500, 20000); i++) {
         struct brief b = { 0 };
         struct task *t;
-        ck_assert_int_eq(task_spawn(rt, "brief", brief_sleeper, &b, &t), ASH_OK);
+        ck_assert_int_eq(task_spawn(host_rt, "brief", brief_sleeper, &b, &t), ASH_OK);
         struct task *seen;
         while ((seen = atomic_load(&b.sleeper)) == NULL)
             task_yield();
@@ -176,7 +137,7 @@ START_TEST(a_mutex_excludes)
     struct task *t[THREADS];
     task_mutex_init(&c.mutex);
     for (int i = 0; i < THREADS; i++)
-        ck_assert_int_eq(task_spawn(rt, "count", count_up, &c, &t[i]), ASH_OK);
+        ck_assert_int_eq(task_spawn(host_rt, "count", count_up, &c, &t[i]), ASH_OK);
     for (int i = 0; i < THREADS; i++)
         task_join(t[i]);
     ck_assert_uint_eq(c.value, THREADS * c.rounds);
@@ -229,7 +190,8 @@ START_TEST(conditions_lose_no_wake)
     task_cond_init(&c.cond);
     task_cond_init(&c.room);
     for (int i = 0; i < 4; i++)
-        ck_assert_int_eq(task_spawn(rt, "buffer", i < 2 ? produce : consume, &c, &t[i]), ASH_OK);
+        ck_assert_int_eq(task_spawn(host_rt, "buffer", i < 2 ? produce : consume, &c, &t[i]),
+                         ASH_OK);
     for (int i = 0; i < 4; i++)
         task_join(t[i]);
     ck_assert_uint_eq(c.value, 2 * c.rounds);
@@ -269,7 +231,7 @@ START_TEST(wait_queues_lose_no_wake)
     struct task *t[THREADS];
     task_waitq_init(&g.queue);
     for (int i = 0; i < THREADS; i++)
-        ck_assert_int_eq(task_spawn(rt, "commit", commit, &g, &t[i]), ASH_OK);
+        ck_assert_int_eq(task_spawn(host_rt, "commit", commit, &g, &t[i]), ASH_OK);
     for (unsigned n = 0; atomic_load(&g.writers) > 0; n++) {
         uint64_t to = atomic_load(&g.next);
         if (atomic_load_explicit(&g.durable, memory_order_relaxed) == to) {
@@ -320,7 +282,7 @@ suite(void)
 {
     Suite *s = suite_create("task");
     TCase *t = tcase_create("permits");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, host_setup, host_teardown);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_permit_makes_the_next_park_return);
     tcase_add_test(t, a_past_deadline_returns_at_once);
@@ -330,7 +292,7 @@ suite(void)
     tcase_add_test(t, a_late_unpark_of_an_ended_task_is_harmless);
     suite_add_tcase(s, t);
     t = tcase_create("waiting");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, host_setup, host_teardown);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_mutex_excludes);
     tcase_add_test(t, conditions_lose_no_wake);

@@ -9,34 +9,21 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "task/task.h"
-#include "tests/test_main.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <time.h>
 
+#include "tests/task/task_env.h"
+
 #define SUBMITTERS 4
-
-static struct task_runtime *rt;
-
-static void
-setup(void)
-{
-    ck_assert_int_eq(task_runtime_create(&rt), ASH_OK);
-}
-
-static void
-teardown(void)
-{
-    task_runtime_destroy(rt);
-}
 
 static struct task_executor *
 executor(unsigned fibers, unsigned queue_max)
 {
     struct task_executor *ex;
-    ck_assert_int_eq(task_executor_create(rt, "test", fibers, queue_max, 0, &ex), ASH_OK);
+    ck_assert_int_eq(task_executor_create(host_rt, "test", fibers, queue_max, 0, &ex), ASH_OK);
     return ex;
 }
 
@@ -81,7 +68,7 @@ START_TEST(every_request_of_many_threads_runs_once)
         struct load l = { .ex = executor(fibers[i], queue[i]), .count = test_scale(2500, 100000) };
         struct task *t[SUBMITTERS];
         for (int k = 0; k < SUBMITTERS; k++)
-            ck_assert_int_eq(task_spawn(rt, "submit", submitter, &l, &t[k]), ASH_OK);
+            ck_assert_int_eq(task_spawn(host_rt, "submit", submitter, &l, &t[k]), ASH_OK);
         for (int k = 0; k < SUBMITTERS; k++)
             task_join(t[k]);
         task_executor_destroy(l.ex);
@@ -160,50 +147,17 @@ END_TEST
 START_TEST(bad_arguments_are_refused)
 {
     struct task_executor *ex;
-    ck_assert_int_eq(task_executor_create(rt, "x", 0, 1, 0, &ex), ASH_INVALID);
-    ck_assert_int_eq(task_executor_create(rt, "x", 1, 0, 0, &ex), ASH_INVALID);
+    ck_assert_int_eq(task_executor_create(host_rt, "x", 0, 1, 0, &ex), ASH_INVALID);
+    ck_assert_int_eq(task_executor_create(host_rt, "x", 1, 0, 0, &ex), ASH_INVALID);
     task_executor_destroy(NULL);
 }
 END_TEST
 
 /* ---- Wakes across threads ---- */
 
-struct pair {
-    struct task *_Atomic player[2];
-    _Atomic uint64_t turn, ended;
-    uint64_t rounds;
-};
-
-static void
-play(struct pair *p, unsigned me)
-{
-    atomic_store(&p->player[me], task_self());
-    while (atomic_load(&p->player[1 - me]) == NULL)
-        task_yield();
-    for (uint64_t i = 0; i < p->rounds; i++) {
-        while (atomic_load(&p->turn) != 2 * i + me)
-            task_park();
-        atomic_store(&p->turn, 2 * i + me + 1);
-        task_unpark(atomic_load(&p->player[1 - me]));
-    }
-    atomic_fetch_add(&p->ended, 1);
-}
-
-static void
-play_0(void *arg)
-{
-    play(arg, 0);
-}
-
-static void
-play_1(void *arg)
-{
-    play(arg, 1);
-}
-
 START_TEST(ping_pong_between_fibers_of_one_thread)
 {
-    struct pair p = { .rounds = test_scale(50000, 1000000) };
+    struct pingpong p = { .rounds = test_scale(50000, 1000000) };
     struct task_executor *ex = executor(2, 2);
     ck_assert_int_eq(task_executor_submit(ex, play_0, &p, true), ASH_OK);
     ck_assert_int_eq(task_executor_submit(ex, play_1, &p, true), ASH_OK);
@@ -214,7 +168,7 @@ END_TEST
 
 START_TEST(ping_pong_between_executors)
 {
-    struct pair p[3] = { { .rounds = test_scale(5000, 300000) } };
+    struct pingpong p[3] = { { .rounds = test_scale(5000, 300000) } };
     struct task_executor *a = executor(10, 10), *b = executor(10, 10);
     for (int i = 0; i < 3; i++) {
         p[i].rounds = p[0].rounds;
@@ -230,7 +184,7 @@ END_TEST
 
 START_TEST(ping_pong_between_a_thread_and_a_fiber)
 {
-    struct pair p = { .rounds = test_scale(5000, 300000) };
+    struct pingpong p = { .rounds = test_scale(5000, 300000) };
     struct task_executor *ex = executor(1, 1);
     ck_assert_int_eq(task_executor_submit(ex, play_0, &p, true), ASH_OK);
     play(&p, 1);
@@ -271,7 +225,7 @@ START_TEST(a_wake_may_overlap_the_end_of_the_executor)
         struct last l = { .fiber = NULL };
         struct task *waker;
         struct task_executor *ex = executor(1, 1);
-        ck_assert_int_eq(task_spawn(rt, "waker", last_wake, &l, &waker), ASH_OK);
+        ck_assert_int_eq(task_spawn(host_rt, "waker", last_wake, &l, &waker), ASH_OK);
         ck_assert_int_eq(task_executor_submit(ex, last_wait, &l, true), ASH_OK);
         task_executor_destroy(ex);
         task_join(waker);
@@ -480,7 +434,7 @@ START_TEST(a_failed_allocation_is_reported_and_leaves_nothing)
         uint64_t used = mem_used(MEM_TASK);
         struct task_executor *ex = NULL;
         mem_fail_at(n, false);
-        ash_rc rc = task_executor_create(rt, "test", 3, 8, 0, &ex);
+        ash_rc rc = task_executor_create(host_rt, "test", 3, 8, 0, &ex);
         mem_fail_at(0, false);
         if (rc == ASH_OK) {
             task_executor_destroy(ex);
@@ -494,28 +448,10 @@ START_TEST(a_failed_allocation_is_reported_and_leaves_nothing)
 }
 END_TEST
 
-static volatile char sink;
-
-static void __attribute__((noinline)) overflow(unsigned depth)
-{
-    volatile char frame[1024];
-    frame[0] = (char)depth;
-    if (depth < 100000)
-        overflow(depth + 1);
-    sink = frame[0];
-}
-
-static void
-overflow_request(void *arg)
-{
-    (void)arg;
-    overflow(0);
-}
-
 START_TEST(a_stack_overflow_hits_the_guard_page)
 {
     struct task_executor *ex = executor(1, 1);
-    ck_assert_int_eq(task_executor_submit(ex, overflow_request, NULL, true), ASH_OK);
+    ck_assert_int_eq(task_executor_submit(ex, overflow_main, NULL, true), ASH_OK);
     task_executor_destroy(ex); /* does not return */
 }
 END_TEST
@@ -525,7 +461,7 @@ suite(void)
 {
     Suite *s = suite_create("task_executor");
     TCase *t = tcase_create("requests");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, host_setup, host_teardown);
     tcase_set_timeout(t, 30);
     tcase_add_test(t, every_request_of_many_threads_runs_once);
     tcase_add_test(t, a_full_queue_says_so);
@@ -537,7 +473,7 @@ suite(void)
         tcase_add_test_raise_signal(t, a_stack_overflow_hits_the_guard_page, SIGSEGV);
     suite_add_tcase(s, t);
     t = tcase_create("wakes");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, host_setup, host_teardown);
     tcase_set_timeout(t, 30);
     tcase_add_test(t, ping_pong_between_fibers_of_one_thread);
     tcase_add_test(t, ping_pong_between_executors);
@@ -546,7 +482,7 @@ suite(void)
     tcase_add_test(t, a_mutex_excludes_fibers_and_threads);
     suite_add_tcase(s, t);
     t = tcase_create("loop");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, host_setup, host_teardown);
     tcase_set_timeout(t, 30);
     tcase_add_test(t, fibers_meet_their_deadlines);
     tcase_add_test(t, busy_fibers_do_not_starve_timers_and_requests);

@@ -10,9 +10,10 @@
 #include "base/mem.h"
 #include "base/random.h"
 #include "task/task.h"
-#include "tests/test_main.h"
 
 #include <signal.h>
+
+#include "tests/task/task_env.h"
 
 static struct task_runtime *
 sim(uint64_t seed)
@@ -718,24 +719,6 @@ START_TEST(each_task_has_its_own_error)
 END_TEST
 
 /* ---- The stack ends in a guard page ---- */
-
-static volatile char sink;
-
-static void __attribute__((noinline)) overflow(unsigned depth)
-{
-    volatile char frame[1024];
-    frame[0] = (char)depth;
-    if (depth < 100000)
-        overflow(depth + 1);
-    sink = frame[0];
-}
-
-static void
-overflow_main(void *arg)
-{
-    (void)arg;
-    overflow(0);
-}
 
 START_TEST(a_stack_overflow_hits_the_guard_page)
 {

@@ -312,19 +312,6 @@ slot_offset(uint8_t class, unsigned slot)
     return 64 + slot * ((PAGE_CLASS_SIZE(class) - 64) / SLOTS / 8 * 8);
 }
 
-static unsigned problems;
-
-static void
-on_problem(void *arg, const char *file, uint64_t offset, uint64_t page, const char *message)
-{
-    (void)arg;
-    (void)file;
-    (void)offset;
-    (void)page;
-    problems++;
-    fprintf(stderr, "seed %" PRIu64 ": %s\n", seed_now, message);
-}
-
 static void
 engine_check(struct engine *g)
 {
@@ -352,10 +339,10 @@ engine_check(struct engine *g)
         }
         buf_unlatch_s(g->pool, &p);
     }
-    problems = 0;
-    ck_ok(pstore_verify_map(g->ps, on_problem, NULL));
-    ck_ok(pstore_verify_pages(g->ps, on_problem, NULL));
-    ck_assert_uint_eq(problems, 0);
+    unsigned problems = 0;
+    ck_ok(pstore_verify_map(g->ps, env_problem, &problems));
+    ck_ok(pstore_verify_pages(g->ps, env_problem, &problems));
+    must(problems == 0, "%u problems", problems);
 }
 
 /* ---- Work ---- */
