@@ -544,6 +544,43 @@ START_TEST(a_border_is_refused_when_a_half_would_overflow)
 }
 END_TEST
 
+/* Two keys in a page, equal but for one byte, and wanted keys around them: every length and place, so
+ * that every way of comparing the end of a key is walked. */
+START_TEST(search_sees_every_byte_of_a_key)
+{
+    uint8_t *page = mem_aligned(MEM_TEST, 4096, 4096), k[4][40];
+    struct btree_fence infinite = { BTREE_FENCE_INFINITE, { NULL, 0 } };
+    for (uint32_t size = 1; size <= sizeof(k[0]); size++) {
+        for (uint32_t at = 0; at < size; at++) {
+            struct btree_edit e;
+            for (unsigned i = 0; i < 4; i++) {
+                memset(k[i], 0x80, size);
+                k[i][at] = (uint8_t)(0x7e + i); /* around the sign bit */
+            }
+            memset(page, 0, 4096);
+            *(struct page_head *)(void *)page = (struct page_head){
+                .format = PAGE_FORMAT, .type = PAGE_TYPE_BTREE_LEAF, .page = 77, .tree = 5
+            };
+            ck_assert_int_eq(btree__edit_begin(&e, NULL, &infinite, &infinite, 0, 0, 0), ASH_OK);
+            ck_assert_int_eq(btree__edit_row(&e, ash_slice(k[1], size), 0, "v", 1), ASH_OK);
+            ck_assert_int_eq(btree__edit_row(&e, ash_slice(k[2], size), 0, "v", 1), ASH_OK);
+            btree__edit_end(&e);
+            ck_assert_int_eq(btree__redo(page, 4096, BTREE_OP_NODE_EDIT, e.data, e.size, 0),
+                             ASH_OK);
+            btree__edit_free(&e);
+            for (unsigned i = 0; i < 4; i++) {
+                bool exact;
+                uint32_t slot = btree__lower_bound(page, 4096, k[i], size, &exact);
+                ck_assert_msg(slot == (i < 2 ? 0 : i - 1) && exact == (i == 1 || i == 2),
+                              "%u bytes that differ at %u: key %u is at slot %u", size, at, i,
+                              slot);
+            }
+        }
+    }
+    mem_free(MEM_TEST, page);
+}
+END_TEST
+
 static void
 drop_line(void *arg, const char *text)
 {
@@ -736,6 +773,7 @@ suite(void)
     tcase_add_test(t, row_estimates_keep_three_digits);
     tcase_add_test(t, splits_make_room_even_with_long_fences_and_rows);
     tcase_add_test(t, a_border_is_refused_when_a_half_would_overflow);
+    tcase_add_test(t, search_sees_every_byte_of_a_key);
     tcase_add_test(t, searching_garbage_stays_inside_the_page);
     tcase_add_test(t, redo_of_damaged_payloads_is_an_error_or_harmless);
     tcase_add_loop_test(t, a_page_that_passes_its_check_can_be_worked_on, 0, 3);
