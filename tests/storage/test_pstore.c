@@ -788,34 +788,110 @@ START_TEST(a_lost_superblock_write_poisons)
 }
 END_TEST
 
-/* ---- Record and image checks ---- */
+/* ---- What verification and inspection report ---- */
 
-START_TEST(map_records_are_checked_and_read_back)
+static void
+body_damage(struct env *e)
 {
-    struct pstore_write w[3];
-    uint64_t body[64];
-    uint8_t *image = env_buffer(4096);
-    unsigned count;
+    struct pstore *ps = store_create(e);
+    uint64_t page = page_new(ps);
 
-    image_make(image, 5, 0, 1, 4242);
-    for (unsigned i = 0; i < 3; i++)
-        w[i] = (struct pstore_write){ .page = 5 + i,
-                                      .image = image,
-                                      .entry = map_entry_make(SUPER_AREA + i * 4096, 4096, i) };
-    uint32_t size = pstore_map_record_size(3);
-    ck_assert_uint_le(size, sizeof(body));
-    pstore_map_record_fill(body, w, 3);
-    ck_ok(pstore_map_record_check(body, size, &count));
-    ck_assert_uint_eq(count, 3);
-    ck_assert_uint_eq(pstore_map_record_move(body, 1)->page, 6);
-    ck_assert_uint_eq(pstore_map_record_move(body, 1)->entry, w[1].entry.v);
-    ck_assert_uint_eq(pstore_map_record_move(body, 2)->lsn, 4242);
-    for (uint32_t s = 0; s < 200; s++)
-        if (s != size)
-            ck_rc(pstore_map_record_check(body, s, &count), ASH_CORRUPT);
-    body[2] = 1; /* a place inside the superblock area */
-    ck_rc(pstore_map_record_check(body, size, &count), ASH_CORRUPT);
-    mem_free(MEM_TEST, image);
+    ck_ok(page_write(ps, page, 0, 1));
+    ck_ok(ps_checkpoint(ps, 0));
+    ck_assert_uint_eq(verify(ps), 0);
+    flip(100, 1); /* version 2 is in the slots 0 and 1 */
+    ck_assert_uint_eq(verify(ps), 1);
+    ck_assert_ptr_nonnull(strstr(found_message, "superblock"));
+    flip(100, 1);
+    uint8_t old[SUPER_SIZE], now[SUPER_SIZE];
+    ck_ok(sim_disk_peek(disk, "db", "data-0000.ash", 0, now, sizeof(now)));
+    ck_ok(sim_disk_peek(disk, "db", "data-0000.ash", 2 * SUPER_STRIDE, old, sizeof(old)));
+    ck_ok(sim_disk_poke(disk, "db", "data-0000.ash", 0, old, sizeof(old)));
+    ck_assert_uint_eq(verify(ps), 1); /* a write that was lost after it had been read back */
+    ck_assert_ptr_nonnull(strstr(found_message, "not the newest"));
+    ck_ok(sim_disk_poke(disk, "db", "data-0000.ash", 0, now, sizeof(now)));
+    for (uint64_t unit = 0; unit < 4; unit++) { /* the page, a map page, a map root */
+        flip(SUPER_AREA + unit * 4096 + 50, 1);
+        ck_assert_uint_eq(verify(ps), unit < 3);
+        flip(SUPER_AREA + unit * 4096 + 50, 1);
+    }
+    ck_assert_uint_eq(verify(ps), 0);
+    pstore_close(ps);
+}
+
+START_TEST(damage_under_an_open_store_is_reported)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 4 };
+    ck_ok(sim_disk_create(4, &disk));
+    e.disk = disk;
+    ck_ok(env_run(&e, body_damage));
+    sim_disk_destroy(disk);
+}
+END_TEST
+
+struct zone_sum {
+    uint64_t zones, live, bytes, open;
+};
+
+static void
+add_zone(void *arg, uint64_t zone, uint64_t offset, uint32_t live, uint32_t size, bool open)
+{
+    struct zone_sum *z = arg;
+    ck_assert_uint_eq(zone, z->zones);
+    ck_assert_uint_eq(offset, z->bytes);
+    ck_assert_uint_le(live, size);
+    z->zones++;
+    z->live += live;
+    z->bytes += size;
+    z->open += open;
+}
+
+static void
+body_zones(struct env *e)
+{
+    struct pstore *ps = store_create(e);
+    struct pstore_stats s;
+    struct zone_sum z = { 0 };
+
+    for (unsigned i = 0; i < 40; i++)
+        ck_ok(page_write(ps, page_new(ps), i % 8 == 0 ? 4 : 0, i)); /* both cursors */
+    pstore_stats(ps, &s);
+    pstore_zones(ps, add_zone, &z);
+    ck_assert_uint_eq(z.zones, s.zones);
+    ck_assert_uint_eq(z.live, s.live_bytes);
+    ck_assert_uint_eq(z.bytes, s.file_bytes);
+    ck_assert_uint_ge(z.open, 1);
+    ck_assert_uint_le(z.open, 2);
+    pstore_close(ps);
+}
+
+START_TEST(zones_add_up)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 4 };
+    ck_ok(env_run(&e, body_zones));
+}
+END_TEST
+
+static void
+body_options(struct env *e)
+{
+    struct pstore_options o = ps_options(e);
+    struct pstore *ps = NULL;
+
+    o.zone_bytes = TEST_ZONE + 4096;
+    ck_rc(pstore_create(&o, &ps), ASH_INVALID);
+    o.zone_bytes = SUPER_ZONE_MAX + TEST_ZONE;
+    ck_rc(pstore_create(&o, &ps), ASH_INVALID);
+    o.zone_bytes = TEST_ZONE;
+    o.read_only = true;
+    ck_rc(pstore_create(&o, &ps), ASH_READ_ONLY);
+    ck_assert(!pstore_exists(e->dir));
+}
+
+START_TEST(impossible_options_create_nothing)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 4 };
+    ck_ok(env_run(&e, body_options));
 }
 END_TEST
 
@@ -843,7 +919,9 @@ suite(void)
     tcase_add_loop_test(c, a_lost_or_misdirected_write_is_found_at_the_next_read, 0, 2);
     tcase_add_test(c, an_old_version_in_the_right_place_is_found);
     tcase_add_test(c, a_lost_superblock_write_poisons);
-    tcase_add_test(c, map_records_are_checked_and_read_back);
+    tcase_add_test(c, damage_under_an_open_store_is_reported);
+    tcase_add_test(c, zones_add_up);
+    tcase_add_test(c, impossible_options_create_nothing);
     suite_add_tcase(s, c);
     return s;
 }
