@@ -18,13 +18,20 @@ btree_env_init(struct btree_env *env)
     memset(env->counters, 0, sizeof(*env->counters));
     ash_rc rc = btree__contention_init(env);
     if (rc != ASH_OK)
-        MEM_FREE(MEM_BTREE, env->counters);
+        goto out_counters;
+    rc = btree__large_init(env);
+    if (rc == ASH_OK)
+        return ASH_OK;
+    btree__contention_deinit(env);
+out_counters:
+    MEM_FREE(MEM_BTREE, env->counters);
     return rc;
 }
 
 void
 btree_env_deinit(struct btree_env *env)
 {
+    btree__large_deinit(env);
     btree__contention_deinit(env);
     MEM_FREE(MEM_BTREE, env->counters);
 }

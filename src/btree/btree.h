@@ -36,6 +36,7 @@ struct btree_env {
     struct task_runtime *rt;
     struct btree_counters *counters; /* made by btree_env_init */
     struct btree_hot_leaf *hot;      /* btree_contention.c; made by btree_env_init */
+    struct btree_large_room *large;  /* btree_large.c; made by btree_env_init */
     uint32_t hot_after; /* collisions that make a leaf hot; a test seam: set by btree_env_init */
 };
 ASH_MUST_CHECK ash_rc btree_env_init(struct btree_env *env);

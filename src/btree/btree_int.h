@@ -191,6 +191,12 @@ struct btree_large_new {
     uint32_t description_size;
     uint8_t description[sizeof(struct btree_large) + 8 * BTREE_LARGE_PAGES_MAX];
 };
+ASH_MUST_CHECK ash_rc btree__large_init(struct btree_env *env);
+void btree__large_deinit(struct btree_env *env);
+/* A writer of a value of several pages holds them all at once: before its first latch it waits until
+ * those who do leave each other room in the cache, and it leaves when it holds none.  Parks. */
+void btree__large_enter(const struct btree *bt, uint32_t size);
+void btree__large_leave(const struct btree *bt, uint32_t size);
 ASH_MUST_CHECK ash_rc btree__large_reserve(const struct btree *bt, uint32_t size);
 ASH_MUST_CHECK ash_rc btree__large_new(const struct btree *bt, uint32_t size,
                                        struct btree_large_new *out);

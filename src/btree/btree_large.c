@@ -102,6 +102,80 @@ btree__large_read(const struct btree *bt, const uint8_t *description, uint32_t d
     return rc;
 }
 
+/* ---- Room for writers ---- */
+
+/* Without it several writers could each hold part of their frames, all together the whole cache, and
+ * wait for the rest. */
+struct btree_large_room {
+    struct task_mutex lock;
+    struct task_cond freed;
+    uint64_t bytes; /* of pages that writers inside may hold */
+};
+
+/* Of the cache; the rest is for everybody else, and to be cleaned and evicted meanwhile.  A value
+ * that needs more goes in alone. */
+#define ROOM_PART 4u
+
+ash_rc
+btree__large_init(struct btree_env *env)
+{
+    env->large = mem_zalloc(MEM_BTREE, sizeof(*env->large));
+    if (env->large == NULL)
+        return ASH_NO_MEMORY;
+    task_mutex_init(&env->large->lock);
+    task_cond_init(&env->large->freed);
+    return ASH_OK;
+}
+
+void
+btree__large_deinit(struct btree_env *env)
+{
+    MEM_FREE(MEM_BTREE, env->large);
+}
+
+/* What a value's pages take of the cache; 0 when it has one page, which no writer waits for while it
+ * holds another. */
+static uint64_t
+room_needed(uint32_t size)
+{
+    uint8_t classes[BTREE_LARGE_PAGES_MAX];
+    unsigned count = btree__large_plan(size, classes);
+    uint64_t bytes = 0;
+    for (unsigned i = 0; count > 1 && i < count; i++)
+        bytes += PAGE_CLASS_SIZE((uint32_t)classes[i]);
+    return bytes;
+}
+
+void
+btree__large_enter(const struct btree *bt, uint32_t size)
+{
+    struct btree_large_room *room = bt->env->large;
+    uint64_t bytes = room_needed(size);
+    struct buf_stats stats;
+    if (bytes == 0)
+        return;
+    buf_stats(bt->env->pool, &stats);
+    task_mutex_lock(&room->lock);
+    while (room->bytes > 0 && room->bytes + bytes > stats.bytes / ROOM_PART && !PLANTED(304))
+        task_cond_wait(&room->freed, &room->lock);
+    room->bytes += bytes;
+    task_mutex_unlock(&room->lock);
+}
+
+void
+btree__large_leave(const struct btree *bt, uint32_t size)
+{
+    struct btree_large_room *room = bt->env->large;
+    uint64_t bytes = room_needed(size);
+    if (bytes == 0)
+        return;
+    task_mutex_lock(&room->lock);
+    ash_assert(room->bytes >= bytes);
+    room->bytes -= bytes;
+    task_cond_broadcast(&room->freed);
+    task_mutex_unlock(&room->lock);
+}
+
 /* ---- Writing ---- */
 
 ash_rc
@@ -110,10 +184,10 @@ btree__large_reserve(const struct btree *bt, uint32_t size)
     uint8_t classes[BTREE_LARGE_PAGES_MAX];
     unsigned count = btree__large_plan(size, classes);
     ash_rc rc = ASH_OK;
-    for (unsigned i = 0, run; i < count && rc == ASH_OK; i += run) {
-        for (run = 1; i + run < count && classes[i + run] == classes[i]; run++)
+    for (unsigned i = count, run; i > 0 && rc == ASH_OK; i -= run) {
+        for (run = 1; run < i && classes[i - run - 1] == classes[i - 1]; run++)
             ;
-        rc = buf_reserve(bt->env->pool, classes[i], run);
+        rc = buf_reserve(bt->env->pool, classes[i - 1], run);
     }
     return rc;
 }
@@ -126,15 +200,21 @@ btree__large_new(const struct btree *bt, uint32_t size, struct btree_large_new *
     struct btree_large l = { size, count };
     memcpy(n->description, &l, sizeof(l));
     n->description_size = (uint32_t)(sizeof(l) + 8 * (size_t)count);
-    for (n->count = 0; n->count < count; n->count++) {
-        struct buf_page *p = &n->page[n->count];
-        ash_rc rc = buf_new(bt->env->pool, PAGE_TYPE_VALUE, classes[n->count], bt->tree, p);
+    n->count = 0;
+    /* The last, smallest page first: memory for a size class is taken from others in whole chunks,
+     * and the large frames that one writer holds may lie in all of them.  So nobody waits for small
+     * frames with large ones in his hands. */
+    for (unsigned i = count; i-- > 0;) {
+        struct buf_page *p = &n->page[i];
+        ash_rc rc = buf_new(bt->env->pool, PAGE_TYPE_VALUE, classes[i], bt->tree, p);
         if (rc != ASH_OK) {
-            btree__large_cancel(bt, n);
+            while (++i < count)
+                buf_new_cancel(bt->env->pool, &n->page[i]);
             return rc;
         }
-        put_le64(n->description + sizeof(l) + 8 * (size_t)n->count, p->page);
+        put_le64(n->description + sizeof(l) + 8 * (size_t)i, p->page);
     }
+    n->count = count;
     return ASH_OK;
 }
 

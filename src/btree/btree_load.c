@@ -197,11 +197,56 @@ last_path(struct loader *l, struct ash_slice key, struct btree_path *path)
     }
 }
 
-/* Puts staged rows into the leaf without ending it; with the new pages of a large value, whose row
- * is the last one. */
 static ash_rc
-flush_rows(struct loader *l, struct btree_large_new *pages)
+stage(struct loader *l, struct ash_slice key, uint8_t flags, const void *value, uint32_t value_size)
 {
+    if (l->count == l->capacity) {
+        uint32_t capacity = l->capacity == 0 ? 128 : 2 * l->capacity;
+        struct staged *rows = mem_realloc(MEM_BTREE, l->rows, capacity * sizeof(*rows));
+        if (rows == NULL)
+            return ASH_NO_MEMORY;
+        l->rows = rows;
+        l->capacity = capacity;
+    }
+    ash_rc rc = btree__buf_room(&l->bytes, (uint32_t)key.size + value_size);
+    if (rc != ASH_OK)
+        return rc;
+    l->rows[l->count++] = (struct staged){ l->bytes.size, (uint32_t)key.size, value_size, flags };
+    if (key.size > 0)
+        memcpy(l->bytes.data + l->bytes.size, key.data, key.size);
+    if (value_size > 0)
+        memcpy(l->bytes.data + l->bytes.size + key.size, value, value_size);
+    l->bytes.size += (uint32_t)key.size + value_size;
+    l->staged_bytes += (uint32_t)key.size + value_size + SLOT;
+    return ASH_OK;
+}
+
+/* A row that comes with pages of its own. */
+struct large_row {
+    struct ash_slice key;
+    uint32_t size; /* of the value */
+    struct btree_large_new pages;
+};
+
+static ash_rc
+stage_large(struct loader *l, struct large_row *row)
+{
+    ash_rc rc = btree__large_new(&l->into, row->size, &row->pages);
+    if (rc != ASH_OK)
+        return rc;
+    rc = stage(l, row->key, BTREE_ROW_LARGE, row->pages.description, row->pages.description_size);
+    if (rc != ASH_OK)
+        btree__large_cancel(&l->into, &row->pages);
+    return rc;
+}
+
+/* Puts staged rows into the leaf without ending it, and `large`, if given, behind them.  Its pages
+ * are made when the leaf is latched: they must not be when it has to be loaded.  After a failure
+ * there are none. */
+static ash_rc
+flush_rows(struct loader *l, struct large_row *large)
+{
+    struct btree_large_new none = { .count = 0 }, *pages = large != NULL ? &large->pages : &none;
     struct btree_fence keep = { BTREE_FENCE_KEEP, { NULL, 0 } };
     struct btree_edit e = { .data = NULL };
     struct btree_path path;
@@ -210,13 +255,16 @@ flush_rows(struct loader *l, struct btree_large_new *pages)
     ash_rc rc = last_path(l, ash_slice(l->last, l->last_size), &path);
     if (rc != ASH_OK)
         return rc;
-    rc = btree__edit_begin(&e, path.node.data, &keep, &keep, 0, 0, l->bytes.size + l->count * 4);
+    if (large != NULL)
+        rc = stage_large(l, large);
+    if (rc == ASH_OK)
+        rc =
+            btree__edit_begin(&e, path.node.data, &keep, &keep, 0, 0, l->bytes.size + l->count * 4);
     if (rc == ASH_OK)
         rc = add_staged(l, &e, l->count);
     if (rc == ASH_OK)
-        rc = btree__mtr_begin(
-            &bm, l->into.env, path.node.size, 2 + (pages != NULL ? pages->count : 0),
-            e.size + (uint32_t)sizeof(payload) + 16 * (pages != NULL ? pages->count : 0));
+        rc = btree__mtr_begin(&bm, l->into.env, path.node.size, 2 + pages->count,
+                              e.size + (uint32_t)sizeof(payload) + 16 * pages->count);
     if (rc == ASH_OK) {
         e.op.keep_to = btree__cnode(path.node.data)->count;
         btree__edit_end(&e);
@@ -226,11 +274,13 @@ flush_rows(struct loader *l, struct btree_large_new *pages)
         uint32_t size =
             btree__child_payload(&path.parent, path.slot, word, 0, ash_slice(NULL, 0), payload);
         btree__mtr_change(&bm, &path.parent, BTREE_OP_INNER_WORD, payload, size);
-        for (unsigned i = 0; pages != NULL && i < pages->count; i++)
+        for (unsigned i = 0; i < pages->count; i++)
             btree__mtr_init(&bm, &pages->page[i]);
         rc = btree__mtr_commit(&bm);
         forget_staged(l);
-    } else if (pages != NULL) {
+        while (rc != ASH_OK && pages->count > 0) /* poisoned: only let go */
+            buf_unlatch_x(l->into.env->pool, &pages->page[--pages->count]);
+    } else {
         btree__large_cancel(&l->into, pages);
     }
     btree__unlatch_path(&l->into, &path);
@@ -359,30 +409,6 @@ row_fits(const struct loader *l, struct ash_slice key, uint32_t bytes, bool whol
 }
 
 static ash_rc
-stage(struct loader *l, struct ash_slice key, uint8_t flags, const void *value, uint32_t value_size)
-{
-    if (l->count == l->capacity) {
-        uint32_t capacity = l->capacity == 0 ? 128 : 2 * l->capacity;
-        struct staged *rows = mem_realloc(MEM_BTREE, l->rows, capacity * sizeof(*rows));
-        if (rows == NULL)
-            return ASH_NO_MEMORY;
-        l->rows = rows;
-        l->capacity = capacity;
-    }
-    ash_rc rc = btree__buf_room(&l->bytes, (uint32_t)key.size + value_size);
-    if (rc != ASH_OK)
-        return rc;
-    l->rows[l->count++] = (struct staged){ l->bytes.size, (uint32_t)key.size, value_size, flags };
-    if (key.size > 0)
-        memcpy(l->bytes.data + l->bytes.size, key.data, key.size);
-    if (value_size > 0)
-        memcpy(l->bytes.data + l->bytes.size + key.size, value, value_size);
-    l->bytes.size += (uint32_t)key.size + value_size;
-    l->staged_bytes += (uint32_t)key.size + value_size + SLOT;
-    return ASH_OK;
-}
-
-static ash_rc
 check_row(const struct loader *l, struct ash_slice key, struct ash_slice value)
 {
     if (key.size > BTREE_KEY_MAX || value.size > ASH_VALUE_SIZE_MAX)
@@ -408,26 +434,25 @@ note_last(struct loader *l, struct ash_slice key)
 static ash_rc
 add_large(struct loader *l, struct ash_slice key, struct ash_slice value)
 {
-    struct btree_large_new pages = { .count = 0 };
+    struct large_row row = { .key = key, .size = (uint32_t)value.size, .pages.count = 0 };
     ash_rc rc = ASH_OK;
     if (!l->flagged)
         rc = btree__flag_large(&l->into);
     l->flagged = true;
     if (rc == ASH_OK)
         rc = buf_throttle(l->into.env->pool);
-    if (rc == ASH_OK)
-        rc = btree__large_reserve(&l->into, (uint32_t)value.size);
-    if (rc == ASH_OK)
-        rc = btree__large_new(&l->into, (uint32_t)value.size, &pages);
-    if (rc == ASH_OK)
-        rc = stage(l, key, BTREE_ROW_LARGE, pages.description, pages.description_size);
-    if (rc != ASH_OK) {
-        btree__large_cancel(&l->into, &pages);
+    if (rc != ASH_OK)
         return rc;
+    btree__large_enter(&l->into, row.size);
+    rc = btree__large_reserve(&l->into, row.size);
+    if (rc == ASH_OK) {
+        note_last(l, key);
+        rc = flush_rows(l, &row);
     }
-    note_last(l, key);
-    rc = flush_rows(l, &pages);
-    return rc == ASH_OK ? btree__large_fill(&l->into, &pages, value) : rc;
+    if (rc == ASH_OK)
+        rc = btree__large_fill(&l->into, &row.pages, value);
+    btree__large_leave(&l->into, row.size);
+    return rc;
 }
 
 static ash_rc

@@ -19,6 +19,7 @@ struct undoing {
     struct ash_slice key;
     uint64_t pages[BTREE_LARGE_PAGES_MAX]; /* of the large value that goes */
     unsigned page_count;
+    uint32_t large_size, entered; /* its bytes; for so many room was asked for (btree_large.c) */
 };
 
 static ash_rc
@@ -36,7 +37,6 @@ inspect_row(struct undoing *u, const struct buf_page *leaf, uint32_t *slot_out)
 {
     bool exact;
     struct btree_entry e;
-    uint32_t size;
     *slot_out = btree__lower_bound(leaf->data, leaf->size, u->key.size > 0 ? u->key.data : "",
                                    (uint32_t)u->key.size, &exact);
     if (!exact)
@@ -47,7 +47,7 @@ inspect_row(struct undoing *u, const struct buf_page *leaf, uint32_t *slot_out)
         return lost_row(u);
     u->page_count = 0;
     if ((e.flags & BTREE_ROW_LARGE) != 0 &&
-        !btree__large_parse(e.value, e.value_size, &size, u->pages, &u->page_count))
+        !btree__large_parse(e.value, e.value_size, &u->large_size, u->pages, &u->page_count))
         return lost_row(u);
     return ASH_OK;
 }
@@ -153,6 +153,48 @@ undo_in_leaf(struct undoing *u, struct buf_page *leaf, struct undo_step *step)
     return rc;
 }
 
+/* Brings a page of the value that goes in.  They are needed all at once, and so that they stay until
+ * the last has come, nobody else may fill the cache with such values meanwhile. */
+static ash_rc
+fault_value(struct undoing *u, uint64_t page)
+{
+    if (u->entered == 0) {
+        u->entered = u->large_size;
+        btree__large_enter(&u->bt, u->entered);
+    }
+    return buf_fault(u->bt.env->pool, page, IO_CLASS_READ);
+}
+
+static ash_rc
+undo_row(struct undoing *u)
+{
+    struct buf_pool *pool = u->bt.env->pool;
+    const struct txn_undo_head *h = u->undo->head;
+    for (unsigned tries = 0; tries < BTREE_RETRY_MAX; tries++) {
+        struct undo_step step = { UNDO_DONE, PAGE_ID_NONE, 0, false };
+        struct buf_page leaf;
+        ash_rc rc = btree__latch_leaf(&u->bt, u->key, &leaf);
+        if (rc != ASH_OK)
+            return rc;
+        rc = undo_in_leaf(u, &leaf, &step);
+        buf_unlatch_x(pool, &leaf);
+        if (rc == ASH_OK && step.next == UNDO_FAULT)
+            rc = fault_value(u, step.fault);
+        else if (rc == ASH_OK && step.next == UNDO_SPLIT)
+            rc = btree__split(&u->bt, u->key, step.need);
+        else if (rc == ASH_OK) {
+            if (step.underfull && h->kind == TXN_UNDO_INSERT)
+                ash_ignore(btree__merge(&u->bt, u->key, 0)); /* an economy; the row is restored */
+            return ASH_OK;
+        }
+        if (rc != ASH_OK)
+            return rc;
+    }
+    return ash_raise(ASH_INTERNAL,
+                     "Taking back a change of tree %u did not come to an end; please report it.",
+                     h->tree);
+}
+
 ash_rc
 btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo_next)
 {
@@ -169,29 +211,10 @@ btree__undo(void *ctx, struct txn *t, const struct txn_undo *undo, uint64_t undo
         return ash_raise(ASH_CORRUPT,
                          "Tree %u: a log record names a key of %u bytes; the log is damaged.",
                          h->tree, h->key_size);
-    for (unsigned tries = 0; tries < BTREE_RETRY_MAX; tries++) {
-        struct undo_step step = { UNDO_DONE, PAGE_ID_NONE, 0, false };
-        struct buf_page leaf;
-        ash_rc rc = btree__latch_leaf(&u.bt, u.key, &leaf);
-        if (rc != ASH_OK)
-            return rc;
-        rc = undo_in_leaf(&u, &leaf, &step);
-        buf_unlatch_x(env->pool, &leaf);
-        if (rc == ASH_OK && step.next == UNDO_FAULT)
-            rc = buf_fault(env->pool, step.fault, IO_CLASS_READ);
-        else if (rc == ASH_OK && step.next == UNDO_SPLIT)
-            rc = btree__split(&u.bt, u.key, step.need);
-        else if (rc == ASH_OK) {
-            if (step.underfull && h->kind == TXN_UNDO_INSERT)
-                ash_ignore(btree__merge(&u.bt, u.key, 0)); /* an economy; the row is restored */
-            return ASH_OK;
-        }
-        if (rc != ASH_OK)
-            return rc;
-    }
-    return ash_raise(ASH_INTERNAL,
-                     "Taking back a change of tree %u did not come to an end; please report it.",
-                     h->tree);
+    ash_rc rc = undo_row(&u);
+    if (u.entered > 0)
+        btree__large_leave(&u.bt, u.entered);
+    return rc;
 }
 
 /* ---- Garbage ---- */

@@ -297,12 +297,18 @@ change_row(struct change *c)
         uint64_t wait;
         uint32_t need = 0;
         ash_rc rc = buf_throttle(bt->env->pool);
-        if (rc == ASH_OK && c->large)
+        if (rc != ASH_OK)
+            return rc;
+        if (c->large) {
+            btree__large_enter(bt, (uint32_t)c->value.size);
             rc = btree__large_reserve(bt, (uint32_t)c->value.size);
+        }
         if (rc == ASH_OK)
             rc = btree__latch_leaf_noting(bt, c->key, &leaf, &c->collided);
         if (rc == ASH_OK)
             rc = change_leaf(c, &leaf, &next, &wait, &need);
+        if (c->large && (rc != ASH_OK || next != NEXT_DONE)) /* else fill_pages() leaves */
+            btree__large_leave(bt, (uint32_t)c->value.size);
         if (rc != ASH_OK)
             return rc;
         if (next == NEXT_DONE) {
@@ -325,6 +331,7 @@ static ash_rc
 fill_pages(struct change *c, uint64_t savepoint)
 {
     ash_rc rc = btree__large_fill(c->bt, &c->pages, c->value);
+    btree__large_leave(c->bt, (uint32_t)c->value.size);
     if (rc == ASH_OK)
         return ASH_OK;
     struct err_detail detail;
