@@ -60,7 +60,8 @@ typedef enum ash_rc {
     ASH_TOO_LARGE = 12,       /* a key, value or transaction beyond its limit */
     ASH_UNSUPPORTED = 13,     /* this build or machine cannot do it */
     ASH_NO_MEMORY = 20,       /* the memory budget or the system's memory is exhausted */
-    /* the file system or a file-size limit is full; nothing acknowledged is lost */
+    /* the file system or a file-size limit is full: nothing acknowledged is lost, and writes go on
+     * with the same handle when there is space again */
     ASH_NO_SPACE = 21,
     ASH_IO = 22, /* the device or file system failed a request */
     /* an earlier write failed: the handle is read-only, reopen the database */
@@ -208,8 +209,10 @@ ASH_API ASH_MUST_CHECK ash_rc ash_begin(ash_session *session,
                                         const struct ash_txn_options *options);
 
 /* Commits.  With SYNC: returns ASH_OK only when the commit is durable (may block).  On failure the
- * transaction is rolled back, except ASH_POISONED/ASH_IO from the wait for durability: then the
- * outcome is known only after reopening. */
+ * transaction is rolled back, except when the wait for durability fails: after ASH_POISONED and
+ * ASH_IO the outcome is known only after reopening; after ASH_NO_SPACE ash_in_transaction() is false
+ * and either the commit was refused and rolled back, or (commits raced for the log's last room) it
+ * is visible and becomes durable when there is space again. */
 ASH_API ASH_MUST_CHECK ash_rc ash_commit(ash_session *session);
 
 /* Commits and returns at once with a ticket; the transaction is visible to others now and durable

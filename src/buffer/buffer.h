@@ -141,7 +141,8 @@ ASH_MUST_CHECK ash_rc buf_write_until(struct buf_pool *pool, uint64_t lsn);
 void buf_pace(struct buf_pool *pool, uint64_t target_lsn);
 /* Waits while so many frames are dirty that writers must slow down; called with no latch held,
  * before an operation that changes pages. Returns ASH_NO_SPACE (ASH_NO_MEMORY) when page writers are
- * stuck for want of room (memory). Cheap when there is nothing to wait for. */
+ * stuck for want of room (memory), and an attempt that began after the call failed too.  Cheap when
+ * there is nothing to wait for. */
 ASH_MUST_CHECK ash_rc buf_throttle(struct buf_pool *pool);
 
 struct buf_stats {

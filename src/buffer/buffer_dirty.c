@@ -146,6 +146,29 @@ buf_oldest_dirty(struct buf_pool *pool)
 
 /* ---- Who must wait ---- */
 
+void
+buf__unhindered(struct buf_pool *pool)
+{
+    if (ASH_UNLIKELY(atomic_load_explicit(&pool->hindered, memory_order_relaxed) != ASH_OK) &&
+        atomic_exchange(&pool->hindered, ASH_OK) != ASH_OK)
+        task_wait_wake(&pool->clean_wait);
+}
+
+/* Must an operation still wait?  On a full disk for one attempt that began after it: space may have
+ * come back since the last. */
+static bool
+must_wait(struct buf_pool *pool, uint32_t tries)
+{
+    uint32_t dirty = atomic_load(&pool->dirty_units);
+
+    if (atomic_load(&pool->stuck))
+        return false;
+    if (atomic_load(&pool->hindered) != ASH_OK)
+        return dirty >= pool->dirty_soft && atomic_load(&pool->hindered_tries) - tries < 2 &&
+               !PLANTED(325);
+    return dirty >= pool->dirty_hard;
+}
+
 ash_rc
 buf_throttle(struct buf_pool *pool)
 {
@@ -159,10 +182,10 @@ buf_throttle(struct buf_pool *pool)
         atomic_load(&pool->hindered) == ASH_OK)
         return ASH_OK;
     buf__assert_none_held(pool);
+    uint32_t tries = atomic_load(&pool->hindered_tries);
     buf__poke(pool);
     task_wait_begin(&pool->clean_wait, &waiter, 0);
-    while (atomic_load(&pool->dirty_units) >= pool->dirty_hard &&
-           atomic_load(&pool->hindered) == ASH_OK && !atomic_load(&pool->stuck))
+    while (must_wait(pool, tries))
         task_park();
     task_wait_end(&pool->clean_wait, &waiter);
     rc = buf__error(pool);

@@ -165,9 +165,10 @@ struct buf_pool {
     _Atomic bool stopping, stuck; /* stuck: error is set */
     /* ASH_OK, or why pages cannot be written at the moment: ASH_NO_SPACE, ASH_NO_MEMORY */
     _Atomic int hindered;
-    struct task_waitq writer_wait; /* for pokes */
-    struct task_waitq clean_wait;  /* for fewer dirty pages */
-    struct task_waitq frame_wait;  /* for frames */
+    _Atomic uint32_t hindered_tries; /* attempts of writers that failed for such a reason */
+    struct task_waitq writer_wait;   /* for pokes */
+    struct task_waitq clean_wait;    /* for fewer dirty pages */
+    struct task_waitq frame_wait;    /* for frames */
     struct writer *writers;
     struct writer guest; /* of buf_write_until() */
     struct task_mutex guest_lock;
@@ -259,6 +260,7 @@ ash_rc buf__writers_init(struct buf_pool *pool);
 void buf__writers_deinit(struct buf_pool *pool);
 ash_rc buf__writers_start(struct buf_pool *pool);
 void buf__poke(struct buf_pool *pool);
+void buf__unhindered(struct buf_pool *pool); /* a write succeeded, or there is nothing to write */
 
 /* buffer_write.c */
 /* Collects and writes one batch; *count_out: its pages.  target: changes below it, 0: none; laundry:

@@ -364,7 +364,7 @@ batch_write(struct writer *w)
     b->state = BATCH_INSTALLED;
     buf__unlock(&pool->flight_lock);
     w->batch = NULL;
-    atomic_store(&pool->hindered, ASH_OK);
+    buf__unhindered(pool);
     return ASH_OK;
 
 out_restore:

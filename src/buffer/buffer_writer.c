@@ -56,6 +56,7 @@ writer_hindered(struct buf_pool *pool, ash_rc why)
     /* Old places of confirmed pages are room; a failure to get them shows at the next attempt. */
     ash_ignore(buf__confirm_now(pool));
     atomic_store(&pool->hindered, (int)why);
+    atomic_fetch_add(&pool->hindered_tries, 1);
     task_wait_wake(&pool->clean_wait);
     task_sleep_ns(HINDERED_NS);
 }
@@ -77,7 +78,7 @@ writer_main(void *arg)
             buf__fail(pool, rc);
             break;
         } else if (count == 0) {
-            atomic_store(&pool->hindered, ASH_OK);
+            buf__unhindered(pool);
             /* Pressure and nothing that could be latched: look again soon. */
             bool pressed = target != 0 && atomic_load(&pool->dirty_units) > 0;
             writer_wait(pool, seen, pressed ? RETRY_NS : TASK_FOREVER);

@@ -220,6 +220,9 @@ txn_statement(struct txn *t, bool write)
                 "This transaction was begun read-only; begin another one to change rows.");
         if (io_poisoned(t->sys->io))
             return io_check(t->sys->io);
+        ash_rc rc = wal_room(t->sys->wal);
+        if (rc != ASH_OK)
+            return rc;
     }
     if (t->isolation == ASH_READ_COMMITTED && !t->fresh)
         txn_refresh(t);

@@ -75,6 +75,11 @@ txn_commit(struct txn *t, bool wait, uint64_t *end_out)
     if (t->last_lsn == 0)
         return txn_commit_clean(t, wait);
 
+    /* A full disk refuses the commit while it can still be refused: after the record there is no
+     * way back. */
+    ash_rc rc = wal_room_to_commit(sys->wal);
+    if (rc != ASH_OK)
+        return rc;
     uint64_t id = atomic_load_explicit(&t->id, memory_order_relaxed);
     _Atomic uint64_t *state = txn__state(sys, id);
     struct wal_record_head head = {
@@ -85,7 +90,7 @@ txn_commit(struct txn *t, bool wait, uint64_t *end_out)
 
     atomic_store(state, TXN_STATE_COMMITTING); /* I1: before the LSN is reserved */
     task_point();
-    ash_rc rc = wal_append(sys->wal, &part, 1, &start, &end);
+    rc = wal_append(sys->wal, &part, 1, &start, &end);
     if (rc != ASH_OK) {
         atomic_store(
             state,

@@ -70,10 +70,16 @@ struct wal_part {
 ASH_MUST_CHECK ash_rc wal_append(struct wal *wal, const struct wal_part *parts, unsigned count,
                                  uint64_t *start_out, uint64_t *end_out);
 
-/* ASH_NO_SPACE when the next segment could not be made for want of disk space: refuse new work now,
- * while the current segment still has room for rollbacks and a checkpoint.  Asks for another
- * attempt at most every 100 ms.  One load when all is well; does not park. */
+/* ASH_NO_SPACE (or ASH_NO_MEMORY) when the next segment could not be made: refuse new work now, while
+ * the current segment still has room for commits, rollbacks and a checkpoint.  Each call makes
+ * another attempt, unless one failed less than 100 ms ago: so work goes on by itself when there is
+ * space again.  One load when all is well; may park otherwise. */
 ASH_MUST_CHECK ash_rc wal_room(struct wal *wal);
+/* The same, but only when what is logged already and a commit would not fit the rest of the current
+ * segment. */
+ASH_MUST_CHECK ash_rc wal_room_to_commit(struct wal *wal);
+/* The last attempt to make a segment failed.  Does not block. */
+bool wal_full(const struct wal *wal);
 
 /* sequentially consistent load: the clock of snapshots */
 uint64_t wal_reserved(const struct wal *wal);

@@ -34,6 +34,7 @@
     20000000ull /* how often the task looks at the log's length and paces page writers */
 #define INTERVAL_MS_DEFAULT 60000u
 #define MAP_MOVES_LOCAL     64u
+#define FULL_GROWN_MIN      8192u /* bytes of log since the last checkpoint: worth one on a full disk */
 
 enum checkpoint_kind {
     CHECKPOINT_PACED,
@@ -49,7 +50,9 @@ struct checkpointer {
     struct task *task;
     bool stopping, wanted; /* mutex; wanted: checkpoint_soon() */
     _Atomic uint64_t log_limit, interval_ns;
-    uint64_t last_lsn, last_ns; /* mutex: where the last one began, and when it ended */
+    /* mutex: where the last one began in the log, where it ended, and when */
+    uint64_t last_lsn, end_lsn, last_ns, last_scan;
+    uint64_t last_segment; /* mutex: the log's newest when it began: what is older it could free */
 };
 
 /* ---- MAP records ---- */
@@ -225,6 +228,7 @@ checkpoint_locked(struct checkpointer *c, enum checkpoint_kind kind)
     ash_rc rc = buf_write_until(o->pool, until);
     if (rc != ASH_OK)
         return rc;
+    uint64_t begun = wal_segment_of(o->wal, wal_reserved(o->wal));
     pstore_map_lock(o->pstore);
     uint64_t map_lsn = wal_reserved(o->wal);
     rc = pstore_checkpoint_begin(o->pstore);
@@ -236,6 +240,9 @@ checkpoint_locked(struct checkpointer *c, enum checkpoint_kind kind)
     if (rc != ASH_OK)
         return rc;
     c->last_lsn = map_lsn;
+    c->end_lsn = wal_reserved(o->wal);
+    c->last_scan = scan;
+    c->last_segment = begun;
     c->last_ns = clock_ns();
     c->wanted = false;
     return truncate_log(c, scan);
@@ -276,7 +283,7 @@ checkpoint_final(struct checkpointer *c)
 /* Page writers follow the log at half its limit, so that a checkpoint never has much to wait for.
  * */
 static bool
-is_due(struct checkpointer *c)
+is_due(struct checkpointer *c, enum checkpoint_kind *kind_out)
 {
     uint64_t limit = atomic_load(&c->log_limit), now = wal_reserved(c->options.wal);
     if (now > limit / 2)
@@ -284,8 +291,22 @@ is_due(struct checkpointer *c)
     uint64_t grown = now - c->last_lsn;
     /* What a checkpoint itself logs is no reason for the next one. */
     bool changed = grown > CHECKPOINT_PART_MAX;
+    *kind_out = CHECKPOINT_PACED;
+    if (wal_full(c->options.wal) && (now - c->end_lsn > FULL_GROWN_MIN ||
+                                     wal_segment_of(c->options.wal, now) != c->last_segment)) {
+        *kind_out = CHECKPOINT_FULL; /* as much of the log as can be gets free for new segments */
+        return true;
+    }
     return grown > limit / 2 || c->wanted ||
            (changed && clock_ns() - c->last_ns > atomic_load(&c->interval_ns));
+}
+
+/* On a full disk and not due: readers that held old segments back may have ended since. */
+static void
+truncate_again(struct checkpointer *c)
+{
+    if (wal_full(c->options.wal) && c->last_scan != 0 && !PLANTED(326))
+        ash_ignore(truncate_log(c, c->last_scan)); /* fails only when the log has failed */
 }
 
 static void
@@ -293,11 +314,12 @@ checkpoint_main(void *arg)
 {
     struct checkpointer *c = arg;
     bool complained = false;
+    enum checkpoint_kind kind;
 
     task_mutex_lock(&c->mutex);
     while (!c->stopping) {
-        if (is_due(c)) {
-            ash_rc rc = checkpoint_locked(c, CHECKPOINT_PACED);
+        if (is_due(c, &kind)) {
+            ash_rc rc = checkpoint_locked(c, kind);
             if (rc != ASH_OK && !complained)
                 log_write(LOG_WARN, "A checkpoint failed, the log grows until one succeeds: %s",
                           err_current()->message);
@@ -309,6 +331,7 @@ checkpoint_main(void *arg)
                     (ash_rc)task_cond_wait_until(&c->cond, &c->mutex, clock_ns() + 50 * TICK_NS));
             continue;
         }
+        truncate_again(c);
         ash_ignore((ash_rc)task_cond_wait_until(&c->cond, &c->mutex, clock_ns() + TICK_NS));
     }
     task_mutex_unlock(&c->mutex);
@@ -335,7 +358,7 @@ checkpoint_start(const struct checkpoint_options *options, struct checkpointer *
     task_mutex_init(&c->mutex);
     task_cond_init(&c->cond);
     checkpoint_tune(c, options->log_limit, options->interval_ms);
-    c->last_lsn = wal_reserved(options->wal);
+    c->last_lsn = c->end_lsn = wal_reserved(options->wal);
     c->last_ns = clock_ns();
     if (!options->manual) {
         ash_rc rc = task_spawn(options->rt, "checkpointer", checkpoint_main, c, &c->task);

@@ -26,6 +26,7 @@
 #define WAL_CACHE_BLOCKS   8u         /* blocks read back from disk and kept for wal_read() */
 #define WAL_ASYNC_DELAY_NS 10000000u  /* wal_flush_async(): written at the latest after this time */
 #define WAL_ROOM_RETRY_NS  100000000u /* full disk: pause between attempts to make a segment */
+#define WAL_WARN_NS        60000000000u /* full disk: pause between messages to the log hook */
 #define WAL_ROOM_TRIES     100u /* full disk and full buffer: attempts before the log gives up (10 s) */
 #define WAL_NAME_MAX       40u
 
@@ -122,7 +123,8 @@ struct wal {
     unsigned spare_count;
     bool spares_dirty; /* renamed since the last sync of the directory */
     uint32_t spare_next;
-    _Atomic uint64_t room_asked_ns;
+    uint64_t warned_ns;     /* keeper: when it last told the hook that the disk is full */
+    uint64_t room_asked_ns; /* when wal_room() last asked; under lock */
 
     _Atomic(struct wal_callback *) callbacks; /* pushed by anybody, taken by the writer */
     _Atomic uint32_t callbacks_waiting;

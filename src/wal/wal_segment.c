@@ -326,8 +326,8 @@ keeper_prepare(struct wal *wal, uint64_t number, uint64_t ticket)
         wal__fail(wal, rc);
         return;
     }
-    bool was_full = atomic_exchange(&wal->no_space, full);
     wal__lock(&wal->lock);
+    bool was_full = atomic_exchange(&wal->no_space, full);
     bool asked = wal->ticket_done < wal->ticket_wanted;
     wal->ticket_done = ticket;
     if (full) {
@@ -335,11 +335,16 @@ keeper_prepare(struct wal *wal, uint64_t number, uint64_t ticket)
         wal->room_rc = rc;
     }
     wal__unlock(&wal->lock);
-    if (full && !was_full && rc == ASH_NO_SPACE)
+    uint64_t now = clock_ns();
+    bool warn = full && !was_full && rc == ASH_NO_SPACE &&
+                (wal->warned_ns == 0 || now - wal->warned_ns >= WAL_WARN_NS);
+    if (warn) {
+        wal->warned_ns = now;
         log_write(LOG_WARN,
-                  "the disk is full: the next log segment of %" PRIu64
-                  " bytes cannot be made in %s",
+                  "The disk is full: the next log segment of %" PRIu64
+                  " bytes cannot be made in %s.",
                   wal->options.segment_bytes, io_dir_path(wal->options.dir));
+    }
     if (asked)
         task_wait_wake(&wal->waiters);
     if (was_full && !full)
@@ -435,22 +440,96 @@ wal_oldest(const struct wal *wal)
     return atomic_load(&wal->oldest);
 }
 
+static ash_rc
+raise_room(struct wal *wal)
+{
+    wal__lock(&wal->lock);
+    ash_rc why = wal->room_rc;
+    wal__unlock(&wal->lock);
+    return ash_raise_obj(why, io_dir_path(wal->options.dir),
+                         "The log in %s cannot grow by a segment of %" PRIu64
+                         " bytes, because %s; free some, then go on.",
+                         io_dir_path(wal->options.dir), wal->options.segment_bytes,
+                         why == ASH_NO_SPACE ? "the disk is full" : "there is no memory");
+}
+
+/* The ticket of an attempt that begins now or is being made; 0 when the last one has just failed:
+ * many who are refused in a row do not each try the file system. */
+static uint64_t
+room_ticket(struct wal *wal)
+{
+    uint64_t now = clock_ns(), ticket = 0;
+
+    wal__lock(&wal->lock);
+    if (wal->ticket_wanted > wal->ticket_done) {
+        ticket = wal->ticket_wanted;
+    } else if (now - wal->room_asked_ns >= WAL_ROOM_RETRY_NS) {
+        wal->room_asked_ns = now;
+        ticket = ++wal->ticket_wanted;
+    }
+    wal__unlock(&wal->lock);
+    return ticket;
+}
+
+static bool
+room_answered(struct wal *wal, uint64_t ticket)
+{
+    wal__lock(&wal->lock);
+    bool answered = wal->ticket_done >= ticket;
+    wal__unlock(&wal->lock);
+    return answered || !atomic_load(&wal->no_space) || atomic_load(&wal->failed) != ASH_OK;
+}
+
+/* The last attempt to make a segment failed.  Space may have come back since: asks once more. */
+static ash_rc
+ask_room(struct wal *wal)
+{
+    struct task_waiter waiter;
+    uint64_t ticket = room_ticket(wal);
+
+    if (ticket != 0) {
+        wal__keeper_kick(wal);
+        task_wait_begin(&wal->waiters, &waiter, UINT64_MAX);
+        while (!room_answered(wal, ticket))
+            task_park();
+        task_wait_end(&wal->waiters, &waiter);
+    }
+    ash_rc rc = wal__check(wal);
+    return rc != ASH_OK || !atomic_load(&wal->no_space) ? rc : raise_room(wal);
+}
+
+bool
+wal_full(const struct wal *wal)
+{
+    return atomic_load_explicit(&wal->no_space, memory_order_relaxed);
+}
+
 ash_rc
 wal_room(struct wal *wal)
 {
-    if (ASH_LIKELY(!atomic_load_explicit(&wal->no_space, memory_order_relaxed)))
+    return ASH_LIKELY(!wal_full(wal)) || PLANTED(323) ? ASH_OK : ask_room(wal);
+}
+
+/* Does what is in the buffer, and a record more, fit the segments that are there?  Each block takes
+ * its head and whole pages. */
+static bool
+rest_fits(struct wal *wal)
+{
+    wal__lock(&wal->lock);
+    uint64_t pending =
+        atomic_load(&wal->reserved) - atomic_load_explicit(&wal->cut, memory_order_relaxed);
+    uint64_t rest = wal->current == NULL ? 0 : wal->current->size - wal->position;
+    bool next = wal->next != NULL;
+    wal__unlock(&wal->lock);
+    return next || rest >= pending + pending / 8 + (wal->options.writers + 1) * UINT64_C(4096);
+}
+
+ash_rc
+wal_room_to_commit(struct wal *wal)
+{
+    if (ASH_LIKELY(!wal_full(wal)) || rest_fits(wal) || PLANTED(324))
         return ASH_OK;
-    uint64_t now = clock_ns(), asked = atomic_load(&wal->room_asked_ns);
-    if (now - asked >= WAL_ROOM_RETRY_NS &&
-        atomic_compare_exchange_strong(&wal->room_asked_ns, &asked, now)) {
-        wal__lock(&wal->lock);
-        wal->ticket_wanted++;
-        wal__unlock(&wal->lock);
-        wal__keeper_kick(wal);
-    }
-    return ash_raise_obj(ASH_NO_SPACE, io_dir_path(wal->options.dir),
-                         "The disk of %s is full: the log cannot grow; free some space.",
-                         io_dir_path(wal->options.dir));
+    return ask_room(wal);
 }
 
 uint64_t
