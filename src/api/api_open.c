@@ -12,6 +12,7 @@
 
 #define DB_ARENA_MIN           (256u << 10)
 #define DB_PAGE_ID_MAX_DEFAULT (1ull << 31)
+#define DB_REDO_WORKERS        8u /* more than cores: most of their time they wait for pages */
 
 /* ---- What the buffer pool needs from the log ---- */
 
@@ -259,6 +260,8 @@ static ash_rc
 db_recover(ash_db *db)
 {
     struct recover_options recover = { .io = db->io,
+                                       .rt = db->rt,
+                                       .workers = DB_REDO_WORKERS,
                                        .dir = db->dir,
                                        .pool = db->pool,
                                        .pstore = db->pstore,

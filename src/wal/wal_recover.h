@@ -87,6 +87,8 @@ ASH_MUST_CHECK ash_rc recover_append_map(struct wal *wal, const struct pstore_wr
 
 struct recover_options {
     struct io *io;
+    struct task_runtime *rt;
+    unsigned workers;   /* tasks that redo; a simulation has its own number */
     struct io_dir *dir; /* of the log */
     struct buf_pool *pool;
     struct pstore *pstore; /* opened, map loaded from the checkpoint's root */

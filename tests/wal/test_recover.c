@@ -227,6 +227,8 @@ engine_open(struct engine *g, struct env *e, bool read_only)
         return ASH_OK;
     }
     struct recover_options r = { .io = e->io,
+                                 .rt = e->rt,
+                                 .workers = 2,
                                  .dir = e->dir,
                                  .pool = g->pool,
                                  .pstore = g->ps,
