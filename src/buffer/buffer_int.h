@@ -172,7 +172,7 @@ struct buf_pool {
     struct writer *writers;
     struct writer guest; /* of buf_write_until() */
     struct task_mutex guest_lock;
-    struct task_mutex reserve_lock; /* one buf_reserve() at a time gathers frames */
+    struct task_mutex reserve_lock; /* one buf_reserve() at a time gathers several */
 
     struct counter misses, evictions, page_writes, latch_waits, opt_restarts;
 #ifdef ASH_DEBUG

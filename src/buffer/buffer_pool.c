@@ -317,15 +317,18 @@ buf_reserve(struct buf_pool *pool, uint8_t page_class, unsigned count)
     buf__unlock(&pool->alloc_lock);
     if (enough)
         return ASH_OK;
-    /* Two that wait for more while they keep what they have could wait for each other. */
-    task_mutex_lock(&pool->reserve_lock);
+    /* Two that wait for more while they keep what they have could wait for each other.  Most want
+     * one, and do not wait behind somebody who gathers many. */
+    if (count > 1)
+        task_mutex_lock(&pool->reserve_lock);
     while (n < count && rc == ASH_OK) {
         rc = buf__frame_alloc(pool, page_class, /* wait= */ true, &frame[n]);
         n += rc == ASH_OK;
     }
     while (n > 0)
         buf__frame_free(pool, frame[--n]);
-    task_mutex_unlock(&pool->reserve_lock);
+    if (count > 1)
+        task_mutex_unlock(&pool->reserve_lock);
     return rc;
 }
 
