@@ -315,7 +315,7 @@ settle(struct btree_cursor *c)
         to += keep;
     }
     c->count = to;
-    if (atomic_load_explicit(&c->t->killed, memory_order_acquire))
+    if (txn_given_up(c->t))
         return ash_raise(
             ASH_SNAPSHOT_TOO_OLD,
             "The versions that this cursor's snapshot needs are gone; begin a new transaction.");

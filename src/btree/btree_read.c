@@ -175,7 +175,7 @@ btree_get(struct btree *bt, struct txn *t, struct ash_slice key, struct btree_bu
         return rc;
     value_out->size = 0;
     rc = get_append(bt, t, key, value_out);
-    return ASH_UNLIKELY(atomic_load_explicit(&t->killed, memory_order_acquire)) ? given_up(bt) : rc;
+    return ASH_UNLIKELY(txn_given_up(t)) ? given_up(bt) : rc;
 }
 
 /* ---- Reading to change ---- */
@@ -315,7 +315,7 @@ btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_s
             }
         }
     }
-    if (atomic_load_explicit(&t->killed, memory_order_acquire))
+    if (txn_given_up(t))
         return given_up(bt);
     if (first != ASH_OK)
         err_restore(&detail);

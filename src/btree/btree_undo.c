@@ -286,9 +286,12 @@ btree__free_pages(void *ctx, uint32_t tree, const uint64_t *pages, unsigned coun
         rc = free_some(&bt, pages + *freed_out, n);
         if (rc == ASH_OK)
             *freed_out += n;
-        if (rc != ASH_WOULD_BLOCK)
+        if (rc == ASH_CORRUPT && n > 1)
+            most = 1; /* which one is it?  The caller passes over it */
+        else if (rc == ASH_WOULD_BLOCK)
+            most = (n + 1) / 2;
+        else
             continue;
-        most = (n + 1) / 2;
         rc = ASH_OK;
     }
     return rc;

@@ -128,11 +128,23 @@ struct txn {
     enum ash_durability durability;
     bool open, read_only, autocommit, rolling_back;
     bool fresh; /* the statement's snapshot is taken already: its first txn_statement() keeps it */
-    bool half_undone;    /* a rollback to a savepoint failed: only a whole rollback is left */
-    _Atomic bool killed; /* the versions for its snapshot are gone: ASH_SNAPSHOT_TOO_OLD */
+    bool half_undone; /* a rollback to a savepoint failed: only a whole rollback is left */
+    /* a snapshot whose versions are gone: ASH_SNAPSHOT_TOO_OLD while it is this one's (who gives it
+     * up may come when a newer one is in its place) */
+    _Atomic uint64_t killed;
     uint64_t lock_timeout_ms;
     struct txn_private *priv; /* locks, garbage, purge hints, list links: txn_int.h */
 };
+
+/* The versions for its present snapshot may be gone; to be asked after they have been read. */
+static inline bool
+txn_given_up(const struct txn *t)
+{
+    uint64_t killed = atomic_load_explicit(&t->killed, memory_order_acquire);
+
+    return ASH_UNLIKELY(killed != 0) &&
+           killed == atomic_load_explicit(&t->snapshot, memory_order_relaxed);
+}
 
 ASH_MUST_CHECK ash_rc txn_attach(struct txn_sys *sys, struct txn **out); /* for a session */
 void txn_detach(struct txn *t); /* NULL allowed; open only when its rollback failed */

@@ -189,8 +189,6 @@ txn_begin(struct txn *t, const struct txn_begin_options *options)
     t->half_undone = false;
     t->fresh = false;
     t->open = true;
-    if (atomic_load_explicit(&t->killed, memory_order_relaxed))
-        atomic_store(&t->killed, false);
     txn_refresh(t);
     counter_add(&t->sys->begun, 1);
     return ASH_OK;
@@ -199,7 +197,7 @@ txn_begin(struct txn *t, const struct txn_begin_options *options)
 ash_rc
 txn_check(struct txn *t)
 {
-    if (ASH_UNLIKELY(atomic_load(&t->killed)))
+    if (ASH_UNLIKELY(txn_given_up(t)))
         return ash_raise(
             ASH_SNAPSHOT_TOO_OLD,
             "The versions that this transaction's snapshot needs were given up to keep the log within "

@@ -64,7 +64,7 @@ txn_retain(void *ctx)
         struct txn *t = ((struct txn *)(void *)list_entry(it, struct txn_private, link)) - 1;
         uint64_t snapshot = atomic_load(&t->snapshot);
         uint64_t retain = atomic_load(&t->retain); /* after the snapshot: txn_refresh() */
-        if (snapshot != 0 && !atomic_load(&t->killed) && retain < low)
+        if (snapshot != 0 && snapshot != atomic_load(&t->killed) && retain < low)
             low = retain;
     }
     task_mutex_unlock(&sys->attach_mutex);

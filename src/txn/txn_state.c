@@ -197,10 +197,13 @@ txn_kill_if_too_old(struct txn_sys *sys, struct txn *t, uint64_t reserved)
                      (uint64_t)(TXN_CHUNKS - 2) * TXN_CHUNK_IDS;
     /* Log that an open writer needs is kept anyway: giving the snapshot up would not free it. */
     bool keeps = retain < atomic_load(&sys->active_low);
-    if (keeps && retain < reserved && reserved - retain > atomic_load(&sys->version_limit))
-        atomic_store(&t->killed, true);
-    else if (ids_spent && snapshot <= atomic_load(&sys->horizon))
-        atomic_store(&t->killed, true);
+    bool spent = ids_spent && snapshot <= atomic_load(&sys->horizon);
+    bool long_ago = keeps && retain < reserved &&
+                    reserved - retain > atomic_load(&sys->version_limit);
+    if (!long_ago && !spent)
+        return;
+    task_point();
+    atomic_store(&t->killed, PLANTED(328) ? atomic_load(&t->snapshot) : snapshot);
 }
 
 struct txn_low {
@@ -230,7 +233,7 @@ txn_scan(struct txn_sys *sys)
             low.horizon = first < low.horizon ? first : low.horizon;
         }
         uint64_t snapshot = atomic_load(&t->snapshot);
-        if (snapshot == 0 || atomic_load(&t->killed))
+        if (snapshot == 0 || snapshot == atomic_load(&t->killed))
             continue;
         if (snapshot == TXN_SNAPSHOT_PENDING)
             snapshot = horizon_was;

@@ -414,6 +414,135 @@ START_TEST(test_empty_and_drop)
 }
 END_TEST
 
+/* ---- Who gives a snapshot up may be late ---- */
+
+static void
+move_main(void *arg)
+{
+    txn_move_horizon(arg);
+}
+
+/* Goal: the transaction after the one whose snapshot was given up is not punished for it.  Method:
+ * the session goes on while somebody is about to give up its snapshot. */
+static void
+late_killer(struct world *w)
+{
+    struct txn_sys *sys = w->l.txn;
+    struct ash_slice v;
+    struct task *task;
+    unsigned killed = 0;
+
+    for (unsigned round = 0; round < 60; round++) {
+        atomic_store(&sys->version_limit, UINT64_MAX / 2);
+        must_ok(ash_begin(w->a, NULL));
+        must_ok(ash_get(w->a, w->t, slice_str("k"), &v));
+        for (unsigned i = 0; i < 3; i++)
+            put(w, w->b, "k", "newer");
+        txn_move_horizon(sys);
+        atomic_store(&sys->version_limit, 1);
+        must_ok(task_spawn(w->env->rt, "killer", move_main, sys, &task));
+        killed += ash_get(w->a, w->t, slice_str("k"), &v) == ASH_SNAPSHOT_TOO_OLD;
+        must_ok(ash_rollback(w->a));
+        must_ok(ash_begin(w->a, NULL));
+        must_value(w, w->a, "k", "newer");
+        task_join(task);
+        must_value(w, w->a, "k", "newer");
+        must_ok(ash_rollback(w->a));
+    }
+    atomic_store(&sys->version_limit, UINT64_MAX / 2);
+    must(killed > 0, "no snapshot was given up");
+}
+
+START_TEST(test_late_killer)
+{
+    RUN(late_killer);
+}
+END_TEST
+
+/* ---- A damaged page among the garbage ---- */
+
+#define GARBAGE_VALUE 20000u
+
+static void
+put_large(struct world *w, const char *key, char fill)
+{
+    static char value[GARBAGE_VALUE];
+
+    memset(value, fill, sizeof(value));
+    must_ok(ash_put(w->a, w->t, slice_str(key), ash_slice(value, sizeof(value))));
+}
+
+/* Leaves replaced values behind that a snapshot still needed, and crashes. */
+static void
+garbage_make(struct db_env *e)
+{
+    struct world w = { .env = e };
+    struct ash_slice v;
+
+    open_world(&w);
+    must_ok(ash_table_create(w.a, "t", NULL));
+    must_ok(ash_table_open(w.a, "t", &w.t));
+    put_large(&w, "k1", 'o');
+    put_large(&w, "k2", 'o');
+    must_ok(ash_begin(w.b, NULL));
+    must_ok(ash_get(w.b, w.t, slice_str("k1"), &v));
+    must_ok(ash_checkpoint(w.db));
+    put_large(&w, "k1", 'n');
+    put_large(&w, "k2", 'n');
+    must_ok(ash_checkpoint(w.db));
+    must(w.l.txn->garbage_count >= 2, "%u garbage pages", w.l.txn->garbage_count);
+    task_sim_halt(e->rt);
+}
+
+/* Goal: one page that cannot be read is all that is lost; what waits behind it is freed. */
+static void
+garbage_purge(struct db_env *e)
+{
+    struct world w = { .env = e };
+
+    open_world(&w);
+    must_ok(ash_table_open(w.a, "t", &w.t));
+    for (unsigned i = 0; i < 200 && w.l.txn->garbage_count != 0; i++) {
+        put(&w, w.b, "other", "value");
+        task_sleep_ns(10000000);
+    }
+    must(w.l.txn->garbage_count == 0, "%u garbage pages are held up", w.l.txn->garbage_count);
+    must_rc(ash_verify(w.db, NULL, NULL), ASH_CORRUPT); /* it tells what is lost */
+    close_world(&w);
+}
+
+static void
+flip_one_old_page(struct sim_disk *disk)
+{
+    uint8_t page[4096];
+
+    for (uint64_t at = 0; at < 8u << 20; at += sizeof(page)) {
+        must_ok(sim_disk_peek(disk, "db", "data-0000.ash", at, page, sizeof(page)));
+        if (page[3000] != 'o' || page[3001] != 'o')
+            continue;
+        page[3000] ^= 1;
+        must_ok(sim_disk_poke(disk, "db", "data-0000.ash", at, page, sizeof(page)));
+        return;
+    }
+    must(false, "no page of an old value");
+}
+
+START_TEST(test_damaged_garbage)
+{
+    struct db_env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1), .name = "damaged_garbage" };
+    struct sim_disk *cut;
+
+    must_ok(sim_disk_create(e.seed, &e.disk));
+    ash_ignore(db_env_run(&e, garbage_make)); /* it ends with a crash */
+    must_ok(sim_disk_cut(e.disk, SIM_CUT_ALL, 1, &cut));
+    sim_disk_destroy(e.disk);
+    flip_one_old_page(cut);
+    e.disk = cut;
+    must_ok(db_env_run(&e, garbage_purge));
+    sim_disk_destroy(cut);
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -421,6 +550,8 @@ suite(void)
     TCase *tc = tcase_create("state");
 
     tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, test_late_killer);
+    tcase_add_test(tc, test_damaged_garbage);
     tcase_add_test(tc, test_state_table_turns);
     tcase_add_test(tc, test_copy_of_rolled_back_row);
     tcase_add_test(tc, test_rollback_fails);
