@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "iob.h"
 #include "ycsb.h"
 
 static const struct {
@@ -14,6 +15,7 @@ static const struct {
     int (*run)(int argc, char **argv); /* without the program's and the command's name */
     const char *help;
 } commands[] = {
+    { "io", iob_main, "the disk manager under fio's job descriptions" },
     { "ycsb", ycsb_main, "the YCSB core workloads on Ashlar and its peers" },
 };
 

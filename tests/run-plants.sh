@@ -57,7 +57,7 @@ for row in "${rows[@]}"; do
         left=$((left + 1))
         continue
     fi
-    mapfile -t files < <(grep -lE "PLANTED\($number\)" -r src include tools --include='*.[ch]')
+    mapfile -t files < <(grep -lE "PLANTED\($number\)" -r src include tools bench --include='*.[ch]')
     if [ -z "${sound[$program]:-}" ]; then
         sound[$program]=no
         if compile "$program" && run "$program"; then sound[$program]=yes; fi

@@ -137,7 +137,7 @@ version=$(awk '/define ASH_VERSION_(MAJOR|MINOR|PATCH)/ { v = v (v == "" ? "" : 
 tools/check-deps . | rule "layers"
 
 # --- Planted bugs: each PLANTED(n) has one row, each row a place and a test ---
-planted=$(grep -vE '^src/base/assert\.h' <<<"$engine_code" | grep -oE 'PLANTED\([0-9]+\)' | grep -oE '[0-9]+' | sort -u)
+planted=$(grep -E '^(src|bench)/' <<<"$all_code" | grep -vE '^src/base/assert\.h' | grep -oE 'PLANTED\([0-9]+\)' | grep -oE '[0-9]+' | sort -u)
 rows=$(grep -vE '^#|^[[:space:]]*$' tests/plants.tsv | cut -f1 | sort)
 uniq -d <<<"$rows" | grep . | rule "number used twice in tests/plants.tsv"
 comm -3 <(echo "$planted" | grep .) <(uniq <<<"$rows" | grep .) | tr -d '\t' | rule "PLANTED(n) and rows of tests/plants.tsv do not match"

@@ -29,9 +29,8 @@ bucket_of(uint64_t value)
     return ((shift + 1) << HIST_SUB_BITS) + (unsigned)((value >> shift) - SUB);
 }
 
-/* The largest value that falls into the bucket. */
-static uint64_t
-upper_edge(unsigned bucket)
+uint64_t
+hist_upper_edge(unsigned bucket)
 {
     if (bucket < SUB)
         return bucket;
@@ -96,7 +95,7 @@ hist_quantile(const struct hist *h, double q)
     for (unsigned i = 0; i < HIST_BUCKETS; i++) {
         seen += h->bucket[i];
         if (seen >= rank)
-            return min_u64(upper_edge(i), h->max);
+            return min_u64(hist_upper_edge(i), h->max);
     }
     return h->max;
 }

@@ -24,5 +24,7 @@ void hist_merge(struct hist *into, const struct hist *from);
 /* The value at quantile q in [0, 1]: at least q of all values are <= it (upper edge of its
  * bucket, never above max). */
 uint64_t hist_quantile(const struct hist *h, double q);
+/* The largest value that falls into a bucket. */
+uint64_t hist_upper_edge(unsigned bucket);
 
 #endif

@@ -61,9 +61,19 @@ enum io_class {
 
 struct sim_disk; /* sim_disk.h */
 
+/* Ways to use a ring other than the one that the disk manager chooses by itself; for measuring, by
+ * host threads only (an executor's ring also waits for wake-ups, which IOPOLL cannot).  Where the
+ * kernel does not give such a ring, io_create() does as where it gives none. */
+enum {
+    IO_RING_PLAIN_FILES = 1u << 0, /* files are not registered */
+    IO_RING_SQPOLL = 1u << 1,      /* a kernel thread takes the requests; waiting spins a little */
+    IO_RING_IOPOLL = 1u << 2 /* completions are polled for: direct files on devices that can */
+};
+
 struct io_options {
     enum io_backend_kind backend;
-    bool direct; /* O_DIRECT where the file system can; one logged line where it cannot */
+    bool direct;   /* O_DIRECT where the file system can; one logged line where it cannot */
+    unsigned ring; /* IO_RING_*; 0: what is best */
     struct task_runtime *rt;
     struct sim_disk *disk; /* IO_BACKEND_SIM only */
 };

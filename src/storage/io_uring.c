@@ -45,9 +45,11 @@
 #define BACKGROUND_ALL \
     128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
 #define BACKGROUND_MIN 4u
-#define HOT_REQUESTS   64u /* requests after which registering a file or the buffers pays */
-#define FILES_MAX      64u /* registered files per ring */
-#define BATCH_KICK     32u /* queued requests at which an executor's ring submits early */
+#define HOT_REQUESTS   64u    /* requests after which registering a file or the buffers pays */
+#define FILES_MAX      64u    /* registered files per ring */
+#define BATCH_KICK     32u    /* queued requests at which an executor's ring submits early */
+#define SQPOLL_SPINS   20000u /* looks at the completion queue before sleeping: some 100 us */
+#define SQPOLL_IDLE_MS 50u    /* after which the kernel's thread sleeps */
 #define USER_DATA_WAKE UINT64_MAX
 #define WARN_EVERY     1000u
 
@@ -93,7 +95,7 @@ struct ring {
     uint64_t io_id;
     struct ring *next_of_io, *next_of_thread;
     unsigned refs; /* thread, poller */
-    bool executor, torn_down;
+    bool executor, torn_down, sqpoll;
 
     struct io_meter meter;
     struct io_queue queue;
@@ -147,7 +149,7 @@ static const unsigned ladder[] = {
 /* ---- Set-up ---- */
 
 static int
-setup_queue(struct io_uring *u, unsigned rung, unsigned entries)
+setup_queue(struct io_uring *u, unsigned rung, unsigned ring, unsigned entries)
 {
     struct io_uring_params p;
 
@@ -157,6 +159,14 @@ setup_queue(struct io_uring *u, unsigned rung, unsigned entries)
         return -EINVAL;
     memset(&p, 0, sizeof(p));
     p.flags = ladder[rung] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    if ((ring & IO_RING_SQPOLL) != 0) {
+        p.flags &=
+            ~(IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG);
+        p.flags |= IORING_SETUP_SQPOLL;
+        p.sq_thread_idle = SQPOLL_IDLE_MS;
+    }
+    if ((ring & IO_RING_IOPOLL) != 0)
+        p.flags |= IORING_SETUP_IOPOLL;
     p.cq_entries = entries * CQ_FACTOR;
     int err = io_uring_queue_init_params(entries, u, &p);
     if (err != 0)
@@ -170,11 +180,11 @@ setup_queue(struct io_uring *u, unsigned rung, unsigned entries)
 
 /* One turn through a new ring with the flags of the rung. */
 static int
-probe_rung(unsigned rung)
+probe_rung(unsigned rung, unsigned ring)
 {
     struct io_uring u;
     struct io_uring_cqe *cqe;
-    int err = setup_queue(&u, rung, SQ_HOST);
+    int err = setup_queue(&u, rung, ring, SQ_HOST);
 
     if (err != 0)
         return err;
@@ -200,7 +210,7 @@ uring_start(struct io *io)
     int err = -ENOSYS;
 
     for (unsigned rung = 0; rung < ASH_ARRAY_SIZE(ladder); rung++) {
-        err = probe_rung(rung);
+        err = probe_rung(rung, io->options.ring);
         if (err == -EPERM || err == -EACCES)
             break; /* forbidden is forbidden with fewer flags, too */
         if (err != 0)
@@ -326,7 +336,7 @@ ring_create(struct io *io)
 
     if (r == NULL)
         return NULL;
-    int err = setup_queue(&r->u, s->rung, entries);
+    int err = setup_queue(&r->u, s->rung, io->options.ring, entries);
     if (err != 0) {
         mem_free(MEM_IO, r);
         if (!atomic_exchange(&io->warned_ring, true))
@@ -346,7 +356,9 @@ ring_create(struct io *io)
     ash_ignore(io_uring_ring_dontfork(&r->u) == 0
                    ? ASH_OK
                    : ASH_IO); /* a child must not use it; R8 says so anyway */
-    r->files_ok = io_uring_register_files_sparse(&r->u, FILES_MAX) == 0;
+    r->files_ok = (io->options.ring & IO_RING_PLAIN_FILES) == 0 &&
+                  io_uring_register_files_sparse(&r->u, FILES_MAX) == 0;
+    r->sqpoll = (io->options.ring & IO_RING_SQPOLL) != 0;
     r->close_version = atomic_load_explicit(&io->close_version, memory_order_acquire);
     r->io_id = io->id;
     r->wake_fd = -1;
@@ -748,6 +760,27 @@ ring_reap(struct ring *r)
     return seen > 0;
 }
 
+/* Where the kernel's thread takes the entries, a call is needed only to wake it, or to sleep after
+ * having looked for a while. True: nothing is left to do. */
+static bool
+sqpoll_entered(struct ring *r, bool wait)
+{
+    bool asleep = (__atomic_load_n(r->u.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_NEED_WAKEUP) != 0;
+    int result = io_uring_submit(&r->u);
+    unsigned spins = 0;
+
+    if (asleep || result < 0)
+        ring_entered(r, result);
+    if (!wait)
+        return true;
+    for (unsigned i = 0; i < SQPOLL_SPINS && io_uring_cq_ready(&r->u) == 0; i++) {
+        if (i % 16 == 0)
+            spins = 0; /* never yield: this is about latency */
+        task_relax(&spins);
+    }
+    return io_uring_cq_ready(&r->u) > 0;
+}
+
 /* Submits, and waits for a completion until the deadline (TASK_FOREVER: none; 0: don't wait). */
 static void
 ring_enter(struct ring *r, uint64_t deadline_ns)
@@ -759,6 +792,8 @@ ring_enter(struct ring *r, uint64_t deadline_ns)
         ring_entered(r, result);
         return;
     }
+    if (r->sqpoll && sqpoll_entered(r, deadline_ns != 0))
+        return;
     if (deadline_ns == 0) {
         result = io_uring_submit_and_get_events(&r->u);
     } else if (deadline_ns == TASK_FOREVER) {
@@ -774,23 +809,32 @@ ring_enter(struct ring *r, uint64_t deadline_ns)
 
 /* ---- The backend's functions ---- */
 
+/* What cannot go through a ring: there is none, or it polls, and flushes cannot be polled for. */
+static void
+run_at_once(struct io *io, struct io_req *req)
+{
+    struct io_meter meter;
+
+    io__meter_attach(io, &meter);
+    io__run_sync(&meter, req);
+    io__finish(io, &meter, req, clock_ns());
+    io__meter_detach(io, &meter);
+}
+
 static void
 uring_submit(struct io *io, struct io_req **reqs, unsigned count)
 {
     struct ring *r = ring_of(io, /* create: */ true);
+    bool iopoll = (io->options.ring & IO_RING_IOPOLL) != 0;
 
-    if (ASH_UNLIKELY(r == NULL)) {
-        for (unsigned i = 0; i < count; i++) {
-            struct io_meter meter;
-            io__meter_attach(io, &meter);
-            io__run_sync(&meter, reqs[i]);
-            io__finish(io, &meter, reqs[i], clock_ns());
-            io__meter_detach(io, &meter);
-        }
-        return;
+    for (unsigned i = 0; i < count; i++) {
+        if (ASH_UNLIKELY(r == NULL || (iopoll && reqs[i]->op == IO_OP_FLUSH)))
+            run_at_once(io, reqs[i]);
+        else
+            io__queue_push(&r->queue, reqs[i]);
     }
-    for (unsigned i = 0; i < count; i++)
-        io__queue_push(&r->queue, reqs[i]);
+    if (ASH_UNLIKELY(r == NULL))
+        return;
     if (r->executor && r->queue.count >= BATCH_KICK) {
         ring_fill(r);
         ring_enter(r, 0);

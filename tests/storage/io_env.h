@@ -34,6 +34,7 @@
 
 struct env {
     enum io_backend_kind kind;
+    unsigned ring; /* IO_RING_* */
     struct task_runtime *rt;
     struct sim_disk *disk; /* sim only; made here when NULL */
     uint64_t seed;
@@ -72,6 +73,7 @@ env_open(struct env *e)
     /* AUTO: where io_uring is forbidden, these tests are worth running on threads. */
     struct io_options o = { .backend = e->kind == IO_BACKEND_URING ? IO_BACKEND_AUTO : e->kind,
                             .direct = true,
+                            .ring = e->ring,
                             .rt = e->rt,
                             .disk = e->disk };
     ck_ok(io_create(&o, &e->io));

@@ -10,6 +10,7 @@
 #include <semaphore.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/storage/io_env.h"
 
@@ -87,6 +88,35 @@ START_TEST(every_rung_of_the_ladder_works)
     io__test_hooks.ladder_skip = (unsigned)_i;
     env_run(&e, body_ladder);
     io__test_hooks.ladder_skip = 0;
+}
+END_TEST
+
+static void
+body_ring(struct env *e)
+{
+    struct io_file *f = env_file(e, "a", IO_CREATE);
+    char *buf = env_buffer(32 * 4096);
+
+    if (io_backend(e->io) != IO_BACKEND_URING) {
+        printf("no ring with the flags %u here: skipped\n", e->ring);
+    } else if ((e->ring & IO_RING_IOPOLL) == 0) {
+        fill_file(f);
+        io_register_buffer(e->io, buf, 32 * 4096);
+        ck_assert(read_pages(f, buf, 32, 20, 1));
+        usleep(100000); /* the kernel's thread has gone to sleep: it is woken */
+        ck_assert(read_pages(f, buf, 1, 20, 2));
+        io_unregister_buffer(e->io, buf);
+    }
+    ck_ok(io_flush(f, IO_CLASS_WRITE)); /* not through a ring that polls */
+    mem_free(MEM_TEST, buf);
+    io_file_close(f);
+}
+
+/* Goal: rings of other kinds do the same.  Few devices can be polled: there only the flush. */
+START_TEST(rings_of_every_kind_do_the_same)
+{
+    struct env e = { .kind = IO_BACKEND_URING, .ring = (unsigned)_i };
+    env_run(&e, body_ring);
 }
 END_TEST
 
@@ -565,6 +595,7 @@ suite(void)
 
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, every_rung_of_the_ladder_works, 0, 5);
+    tcase_add_loop_test(t, rings_of_every_kind_do_the_same, 1, 8);
     tcase_add_loop_test(t, without_io_uring_threads_take_over, 0, 3);
     tcase_add_test(t, io_uring_asked_for_by_name_is_never_replaced);
     tcase_add_test(t, a_thread_without_a_ring_works_synchronously);
