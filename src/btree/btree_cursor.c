@@ -121,6 +121,7 @@ gap_descend_key(const struct gap *g, bool forward, uint8_t scratch[BTREE_KEY_LIM
 /* What a load is to do, and what the optimistic pass finds out. */
 struct copy {
     bool forward;
+    bool beyond;     /* from an edge of the rows before: the cursor's end behind it cuts nothing */
     bool beside;     /* the leaf was reached from its neighbour: the stretch begins at its end */
     bool again;      /* the leaf is the one before */
     uint32_t want;   /* rows that are asked for: more would be copied in vain */
@@ -286,13 +287,13 @@ settle_row(struct btree_cursor *c, struct cursor_row *r, bool *keep)
 /* Leaves out rows beyond the cursor's ends: ascending rows, so they are the first and the last
  * ones. */
 static void
-cut_at_ends(struct btree_cursor *c, uint32_t *first_out, uint32_t *end_out)
+cut_at_ends(struct btree_cursor *c, const struct copy *how, uint32_t *first_out, uint32_t *end_out)
 {
     uint32_t first = 0, end = c->count;
-    if (c->has_from)
+    if (c->has_from && !(how->beyond && how->forward))
         while (first < end && !above(row_key(c, &c->rows[first]), &c->from))
             first++;
-    if (c->has_to)
+    if (c->has_to && !(how->beyond && (!how->forward || PLANTED(342))))
         while (first < end && above(row_key(c, &c->rows[end - 1]), &c->to))
             end--;
     *first_out = first;
@@ -301,10 +302,10 @@ cut_at_ends(struct btree_cursor *c, uint32_t *first_out, uint32_t *end_out)
 
 /* After validation, rows ascending: cut at the cursor's ends, settle versions. */
 static ash_rc
-settle(struct btree_cursor *c)
+settle(struct btree_cursor *c, const struct copy *how)
 {
     uint32_t to = 0, first, end;
-    cut_at_ends(c, &first, &end);
+    cut_at_ends(c, how, &first, &end);
     for (uint32_t i = first; i < end; i++) {
         bool keep;
         ash_rc rc = settle_row(c, &c->rows[i], &keep);
@@ -379,11 +380,11 @@ cover(struct btree_cursor *c, struct copy *how)
     else
         gap_copy(far, &how->edge);
     /* Beyond the cursor's own ends there is nothing to find. */
-    if (c->has_to &&
+    if (c->has_to && !(how->beyond && !how->forward) &&
         (c->upper.kind == GAP_END ||
          (c->upper.kind != GAP_START && !above(ash_slice(c->to.key, c->to.size), &c->upper))))
         gap_copy(&c->upper, &c->to);
-    if (c->has_from &&
+    if (c->has_from && !(how->beyond && how->forward) &&
         (c->lower.kind == GAP_START ||
          (c->lower.kind != GAP_END && above(ash_slice(c->from.key, c->from.size), &c->lower))))
         gap_copy(&c->lower, &c->from);
@@ -475,10 +476,14 @@ load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t 
     unsigned tries = 0;
     how.forward = forward;
     how.want = want;
-    struct ash_slice key = gap_descend_key(&c->at, forward, c->scratch);
+    how.beyond = beyond;
     for (;;) {
+        struct ash_slice key = ash_slice(c->scratch, 0);
         how.beside = how.again = false;
-        if (!beyond || !step_aside(c, &how)) {
+        bool aside = beyond && step_aside(c, &how);
+        if (!how.beside)
+            key = gap_descend_key(&c->at, forward, c->scratch);
+        if (!aside) {
             ash_rc rc = btree__descend(c->bt, key, 0, &c->path);
             if (rc != ASH_OK)
                 return rc;
@@ -505,7 +510,7 @@ load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t 
         if (rc != ASH_OK)
             return rc;
     }
-    ash_rc rc = settle(c);
+    ash_rc rc = settle(c, &how);
     if (rc != ASH_OK)
         return rc;
     c->fwd = forward ? 0 : c->count;
@@ -751,9 +756,9 @@ btree_cursor_batch(struct btree_cursor *c, bool forward, size_t capacity,
             rows_out[n].key = ash_slice((void *)(uintptr_t)r->key, r->key_size);
             rows_out[n].value =
                 ash_slice((void *)(uintptr_t)r->value, c->keys_only ? 0 : r->value_size);
-            last = *r;
             n++;
         }
+        last = c->rows[c->fwd - 1]; /* the one that it stands on */
     }
     if (rc != ASH_OK && rc != ASH_NOT_FOUND)
         return failed(c, rc);
