@@ -32,14 +32,6 @@ db_log_durable(void *ctx)
     return wal_durable(db->wal);
 }
 
-static uint64_t
-db_log_reserved(void *ctx)
-{
-    ash_db *db = ctx;
-
-    return wal_reserved(db->wal);
-}
-
 static ash_rc
 db_log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -209,7 +201,6 @@ db_open_log(ash_db *db, const struct recover_result *found)
     struct buf_log_ops log = { .ctx = db,
                                .flush_to = db_log_flush_to,
                                .durable = db_log_durable,
-                               .reserved = db_log_reserved,
                                .append_map = db_log_append_map };
     return db->read_only ? ASH_OK : buf_start(db->pool, &log); /* no page will be dirty */
 }

@@ -46,7 +46,6 @@ struct buf_log_ops {
     void *ctx;
     ash_rc (*flush_to)(void *ctx, uint64_t lsn); /* parks */
     uint64_t (*durable)(void *ctx);
-    uint64_t (*reserved)(void *ctx);
     /* Appends a MAP record for `count` pages and returns its end LSN. */
     ash_rc (*append_map)(void *ctx, const struct pstore_write *writes, unsigned count,
                          uint64_t *end_out);

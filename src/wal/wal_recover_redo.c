@@ -37,13 +37,6 @@ redo_durable(void *ctx)
     return UINT64_MAX;
 }
 
-static uint64_t
-redo_reserved(void *ctx)
-{
-    const struct recovery *r = ctx;
-    return r->result->next.lsn;
-}
-
 static ash_rc
 redo_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -230,7 +223,6 @@ recover__redo(struct recovery *r)
     struct buf_log_ops ops = { .ctx = r,
                                .flush_to = redo_flush_to,
                                .durable = redo_durable,
-                               .reserved = redo_reserved,
                                .append_map = redo_append_map };
     uint64_t oldest = recover__table_oldest(&r->dirty);
 

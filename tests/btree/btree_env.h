@@ -33,12 +33,6 @@ rig_durable(void *ctx)
     return wal_durable(((struct rig *)ctx)->wal);
 }
 
-static uint64_t
-rig_reserved(void *ctx)
-{
-    return wal_reserved(((struct rig *)ctx)->wal);
-}
-
 static ash_rc
 rig_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -83,7 +77,6 @@ rig_open(struct rig *r, struct env *e, uint64_t cache)
     struct buf_log_ops log = { .ctx = r,
                                .flush_to = rig_flush_to,
                                .durable = rig_durable,
-                               .reserved = rig_reserved,
                                .append_map = rig_append_map };
     ck_ok(buf_start(r->env.pool, &log));
     struct txn_options txn = { .io = e->io,

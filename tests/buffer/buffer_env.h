@@ -275,13 +275,6 @@ toy_durable(void *ctx)
     return atomic_load(&log->durable);
 }
 
-static uint64_t
-toy_reserved(void *ctx)
-{
-    struct toy_log *log = ctx;
-    return atomic_load(&log->reserved);
-}
-
 static ash_rc
 toy_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -338,8 +331,7 @@ toy_redo_append_map(void *ctx, const struct pstore_write *writes, unsigned count
 __attribute__((unused)) static void
 world_start_redo(struct world *w)
 {
-    struct buf_log_ops ops = { &w->log, toy_redo_flush_to, toy_redo_durable, toy_redo_durable,
-                               toy_redo_append_map };
+    struct buf_log_ops ops = { &w->log, toy_redo_flush_to, toy_redo_durable, toy_redo_append_map };
     w->ps.redo = true;
     ck_ok(buf_start(w->pool, &ops));
 }
@@ -377,7 +369,7 @@ __attribute__((unused)) static void
 world_start(struct world *w)
 {
     w->ps.redo = false;
-    struct buf_log_ops ops = { &w->log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
+    struct buf_log_ops ops = { &w->log, toy_flush_to, toy_durable, toy_append_map };
     ck_ok(buf_start(w->pool, &ops));
 }
 

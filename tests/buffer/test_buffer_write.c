@@ -12,7 +12,7 @@ body_start_fails(struct env *e)
     ash_rc rc = ASH_NO_MEMORY;
 
     world_create(&w, e, 256 << 10, 4);
-    struct buf_log_ops ops = { &w.log, toy_flush_to, toy_durable, toy_reserved, toy_append_map };
+    struct buf_log_ops ops = { &w.log, toy_flush_to, toy_durable, toy_append_map };
     while (rc != ASH_OK) {
         mem_fail_at(++n, /* sticky= */ false);
         rc = buf_start(w.pool, &ops);

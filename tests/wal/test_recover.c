@@ -89,12 +89,6 @@ log_durable(void *ctx)
     return wal_durable(((struct engine *)ctx)->wal);
 }
 
-static uint64_t
-log_reserved(void *ctx)
-{
-    return wal_reserved(((struct engine *)ctx)->wal);
-}
-
 static ash_rc
 log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -171,7 +165,7 @@ engine_log(struct engine *g, const struct wal_position *at, struct wal_segments 
                                .epoch = epoch };
     memcpy(wal.uuid, pstore_uuid(g->ps), 16);
     ck_ok(wal_open(&wal, at, live, &g->wal));
-    struct buf_log_ops ops = { g, log_flush_to, log_durable, log_reserved, log_append_map };
+    struct buf_log_ops ops = { g, log_flush_to, log_durable, log_append_map };
     ck_ok(buf_start(g->pool, &ops));
     struct checkpoint_options ck = { .rt = g->e->rt,
                                      .io = g->e->io,

@@ -31,11 +31,6 @@ log_durable(void *ctx)
 {
     return wal_durable(ctx);
 }
-static uint64_t
-log_reserved(void *ctx)
-{
-    return wal_reserved(ctx);
-}
 static ash_rc
 log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, uint64_t *end_out)
 {
@@ -62,7 +57,7 @@ store_open(const struct env *e, struct store *s)
                               .page_id_max = 4096 };
     ck_ok(buf_create(&bo, &s->pool));
     s->wal = wenv_create(e, NULL);
-    struct buf_log_ops log = { s->wal, log_flush_to, log_durable, log_reserved, log_append_map };
+    struct buf_log_ops log = { s->wal, log_flush_to, log_durable, log_append_map };
     ck_ok(buf_start(s->pool, &log));
 }
 
