@@ -42,7 +42,7 @@ struct client {
     uint8_t *key, *value; /* of one operation; loads have `batch` of each, one after the other */
     struct bench_row *rows;
     size_t row_count;  /* of the load transaction at hand */
-    struct hist *hist; /* YCSB_OP_KINDS of them */
+    struct hist *hist; /* YCSB_OP_KINDS of them, of which only what is used becomes memory */
     uint64_t quota;    /* operations */
     uint64_t started_ns, finished_ns;
     uint64_t not_found, rows_scanned;
@@ -189,7 +189,10 @@ client_finish(struct client *c, ash_rc rc, uint64_t ended_ns)
         client_fail(c, rc);
         return false;
     }
-    hist_add(&c->hist[c->op.kind], ended_ns - c->started_ns);
+    struct hist *h = &c->hist[c->op.kind];
+    if (h->count == 0)
+        hist_init_zeroed(h);
+    hist_add(h, ended_ns - c->started_ns);
     /* Only this client writes it, so no read-modify-write is needed. */
     atomic_store_explicit(&c->done,
                           atomic_load_explicit(&c->done, memory_order_relaxed) + c->row_count,
@@ -270,7 +273,7 @@ request_done(void *arg, ash_rc rc)
 static void
 client_deinit(struct client *c)
 {
-    mem_free(MEM_TOOL, c->hist);
+    mem_unmap(MEM_TOOL, c->hist, sizeof(*c->hist) * YCSB_OP_KINDS);
     mem_free(MEM_TOOL, c->rows);
     mem_free(MEM_TOOL, c->found.data);
     mem_free(MEM_TOOL, c->value);
@@ -293,14 +296,12 @@ client_init(struct client *c, struct phase *p, size_t index)
     c->found.capacity = config->value_size;
     c->found.data = mem_zalloc(MEM_TOOL, config->value_size);
     c->rows = mem_alloc(MEM_TOOL, sizeof(*c->rows) * p->batch);
-    c->hist = mem_alloc(MEM_TOOL, sizeof(*c->hist) * YCSB_OP_KINDS);
+    c->hist = mem_map(MEM_TOOL, sizeof(*c->hist) * YCSB_OP_KINDS, /* huge= */ false);
     if (c->key == NULL || c->value == NULL || c->found.data == NULL || c->rows == NULL ||
         c->hist == NULL) {
         client_deinit(c);
         return ASH_NO_MEMORY;
     }
-    for (int i = 0; i < YCSB_OP_KINDS; i++)
-        hist_init(&c->hist[i]);
     ycsb_chooser_init(&c->chooser, config, p->workload, &p->runner->keys, p->runner->pool,
                       hash_u64(config->seed) +
                           hash_u64(p->runner->phases * YCSB_THREADS_MAX + index));
@@ -408,7 +409,8 @@ collect_latency(const struct phase *p, struct ycsb_result *r)
 
         hist_init(total);
         for (size_t i = 0; i < p->config->threads; i++)
-            hist_merge(total, &p->client[i].hist[kind]);
+            if (p->client[i].hist[kind].count > 0)
+                hist_merge(total, &p->client[i].hist[kind]);
         if (total->count == 0)
             continue;
         l->count = total->count;

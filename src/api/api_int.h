@@ -30,6 +30,7 @@ struct ash_db {
     struct options options;
     struct db_seams seams;
     bool read_only, own_runtime;
+    bool budget_open; /* between api__budget_begin() and _end() */
     uint32_t fork_generation;
     char *path;
 
@@ -59,6 +60,7 @@ struct ash_session {
     ash_db *db;
     struct txn *txn;
     bool in_transaction;
+    bool charged;   /* for the thread that uses it: not a session of executors */
     bool committed; /* by the last api__end(), whatever it returned */
     enum ash_durability durability;
     struct catalog_changes changes;
@@ -112,6 +114,23 @@ void api__session_give(ash_session *s);
 void api__cursors_end(ash_session *s);
 void api__cursors_forget(ash_session *s);
 void api__cursor_spare_free(ash_session *s);
+/* api_budget.c */
+enum {
+    BUDGET_POOL,        /* pages */
+    BUDGET_POOL_TABLES, /* page table, frame heads, images on their way to disk */
+    BUDGET_LOG,
+    BUDGET_MAP,
+    BUDGET_TXN,
+    BUDGET_TASKS,
+    BUDGET_IO,
+    BUDGET_OTHER,
+    BUDGET_PARTS
+};
+void api__budget_begin(ash_db *db); /* the options are known */
+void api__budget_end(ash_db *db);
+ASH_MUST_CHECK ash_rc api__budget_check(const ash_db *db); /* the page store is open */
+uint64_t api__budget_others(void *ctx);                    /* of ash_db; for struct buf_options */
+void api__budget_stat(ash_db *db, const struct buf_stats *pool, ash_stat_fn fn, void *arg);
 /* api_run.c */
 ASH_MUST_CHECK ash_rc api__executors_start(ash_db *db);
 void api__executors_stop(ash_db *db);

@@ -42,21 +42,23 @@ db_log_append_map(void *ctx, const struct pstore_write *writes, unsigned count, 
 
 /* ---- Sizes ---- */
 
+/* With a small cache less than the option says: a sixteenth of it. */
 static uint64_t
 db_wal_buffer(const ash_db *db)
 {
     uint64_t bytes =
-        min_u64(db->options.v[OPT_wal_buffer], max_u64(db->options.v[OPT_cache] / 8, 1u << 20));
+        min_u64(db->options.v[OPT_wal_buffer], max_u64(db->options.v[OPT_cache] / 16, 1u << 20));
 
     return 1ull << log2_floor(bytes);
 }
 
-/* The cache is one budget: what the log buffer and the map take is not left for pages. */
+/* The most that pages may take.  The cache is one budget (api_budget.c): the pool gives back what
+ * the other parts come to need; what they surely need is left out here. */
 static uint64_t
 db_arena(const ash_db *db)
 {
     uint64_t cache = db->options.v[OPT_cache];
-    uint64_t taken = db_wal_buffer(db) + cache / 64;
+    uint64_t taken = db_wal_buffer(db) / 4 * 5 + cache / 64; /* with the log's links */
     uint64_t bytes = cache > taken + DB_ARENA_MIN ? cache - taken : DB_ARENA_MIN;
 
     return bytes >= (2u << 20) ? round_down(bytes, 2u << 20) : round_down(bytes, PAGE_SIZE_MIN);
@@ -153,9 +155,14 @@ db_open_memory(ash_db *db)
                                .pstore = db->pstore,
                                .page_id_max = db->seams.page_id_max,
                                .writers = (unsigned)db->options.v[OPT_page_writers],
-                               .read_only = db->read_only };
-    ash_rc rc = buf_create(&buf, &db->pool);
+                               .read_only = db->read_only,
+                               .budget = db->options.v[OPT_cache],
+                               .others = api__budget_others,
+                               .others_ctx = db };
+    ash_rc rc = api__budget_check(db);
 
+    if (rc == ASH_OK)
+        rc = buf_create(&buf, &db->pool);
     if (rc != ASH_OK)
         return rc;
     db->env.pool = db->pool;
@@ -312,6 +319,7 @@ db_teardown(ash_db *db, bool clean)
     io_destroy(db->io);
     if (db->own_runtime)
         task_runtime_destroy(db->rt);
+    api__budget_end(db);
     mem_free(MEM_API, db->path);
     mem_free(MEM_API, db);
     return rc;
@@ -367,6 +375,7 @@ db_open(const struct db_seams *seams, const char *path, unsigned flags, const ch
     list_init(&db->idle);
     options_default(&db->options);
     ash_rc rc = options == NULL ? ASH_OK : options_parse(&db->options, options);
+    api__budget_begin(db);
     if (rc == ASH_OK && (db->path = mem_strdup(MEM_API, path)) == NULL)
         rc = ASH_NO_MEMORY;
     if (rc == ASH_OK && db->rt == NULL) {

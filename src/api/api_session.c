@@ -4,8 +4,8 @@
  */
 #include "api/api_int.h"
 
-ash_rc
-ash_session_open(ash_db *db, ash_session **session_out)
+static ash_rc
+session_open(ash_db *db, bool charged, ash_session **session_out)
 {
     ash_rc rc = api_check_db(db);
 
@@ -15,6 +15,7 @@ ash_session_open(ash_db *db, ash_session **session_out)
     if (s == NULL)
         return ASH_NO_MEMORY;
     s->db = db;
+    s->charged = charged;
     s->durability = (enum ash_durability)db->options.v[OPT_durability];
     list_init(&s->cursors);
     list_init(&s->own_cursors);
@@ -27,8 +28,15 @@ ash_session_open(ash_db *db, ash_session **session_out)
     task_mutex_lock(&db->mutex);
     list_push_back(&db->sessions, &s->link);
     task_mutex_unlock(&db->mutex);
+    mem_charge(MEM_API, charged ? MEM_THREAD_STACK : 0);
     *session_out = s;
     return ASH_OK;
+}
+
+ash_rc
+ash_session_open(ash_db *db, ash_session **session_out)
+{
+    return session_open(db, /* charged= */ true, session_out);
 }
 
 void
@@ -45,6 +53,7 @@ ash_session_close(ash_session *s)
     task_mutex_lock(&s->db->mutex);
     list_remove(&s->link);
     task_mutex_unlock(&s->db->mutex);
+    mem_charge(MEM_API, s->charged ? -MEM_THREAD_STACK : 0);
     txn_detach(s->txn);
     btree_buf_free(&s->value);
     mem_free(MEM_API, s->multi_offsets);
@@ -82,7 +91,7 @@ api__session_take(ash_db *db, ash_session **out)
     }
     task_mutex_unlock(&db->mutex);
     if (s == NULL)
-        return ash_session_open(db, out);
+        return session_open(db, /* charged= */ false, out);
     s->durability = (enum ash_durability)db->options.v[OPT_durability];
     *out = s;
     return ASH_OK;

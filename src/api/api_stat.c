@@ -59,6 +59,7 @@ api_stat_buffer(ash_db *db, ash_stat_fn fn, void *arg)
         snprintf(name, sizeof(name), "buffer.pages.%uk", PAGE_CLASS_SIZE(c) / 1024);
         fn(arg, name, b.by_class[c]);
     }
+    api__budget_stat(db, &b, fn, arg);
 }
 
 static void

@@ -43,6 +43,12 @@ void
 hist_init(struct hist *h)
 {
     memset(h, 0, sizeof(*h));
+    hist_init_zeroed(h);
+}
+
+void
+hist_init_zeroed(struct hist *h)
+{
     h->min = UINT64_MAX;
 }
 

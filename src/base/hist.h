@@ -19,6 +19,8 @@ struct hist {
 };
 
 void hist_init(struct hist *h);
+/* The same for memory that is zero, without touching all of it. */
+void hist_init_zeroed(struct hist *h);
 void hist_add(struct hist *h, uint64_t value);
 void hist_merge(struct hist *into, const struct hist *from);
 /* The value at quantile q in [0, 1]: at least q of all values are <= it (upper edge of its

@@ -35,7 +35,8 @@
 #define HUGE_PAGE     ((size_t)2 << 20)
 #define DONT_DUMP_MIN ((size_t)64 << 20) /* core dumps leave out maps from this size on */
 
-static struct counter used[MEM_TAG_COUNT];
+static struct counter used[MEM_TAG_COUNT];   /* heap and charges */
+static struct counter mapped[MEM_TAG_COUNT]; /* address space */
 
 /* ---- Failing on purpose -------------------------------------------------------------------- */
 
@@ -298,7 +299,7 @@ mem_map(enum mem_tag tag, size_t size, bool huge)
     madvise(p, size, MADV_DONTFORK);
     if (size >= DONT_DUMP_MIN)
         madvise(p, size, MADV_DONTDUMP);
-    counter_add(&used[tag], size);
+    counter_add(&mapped[tag], size);
     return p;
 }
 
@@ -316,7 +317,7 @@ mem_unmap(enum mem_tag tag, void *p, size_t size)
     }
     int rc = munmap(p, size);
     ash_assert(rc == 0);
-    counter_add(&used[tag], -(uint64_t)size);
+    counter_add(&mapped[tag], -(uint64_t)size);
 }
 
 void
@@ -336,7 +337,24 @@ mem_used(enum mem_tag tag)
     ash_assert(tag_valid(tag));
     if (mem_arena_current != NULL)
         return mem__arena_used(mem_arena_current, tag);
+    return counter_sum(&used[tag]) + counter_sum(&mapped[tag]);
+}
+
+uint64_t
+mem_heap(enum mem_tag tag)
+{
+    ash_assert(tag_valid(tag));
+    if (mem_arena_current != NULL)
+        return mem__arena_heap(mem_arena_current, tag);
     return counter_sum(&used[tag]);
+}
+
+void
+mem_charge(enum mem_tag tag, int64_t bytes)
+{
+    ash_assert(tag_valid(tag));
+    if (mem_arena_current == NULL)
+        counter_add(&used[tag], (uint64_t)bytes);
 }
 
 const char *

@@ -49,6 +49,14 @@ void mem_map_decommit(void *p, size_t size);
 /* Bytes in use by one subsystem: what the allocator set aside, at least what was asked for; for
  * maps: the mapped size. */
 uint64_t mem_used(enum mem_tag tag);
+/* The same without maps, of which only the touched pages are memory. */
+uint64_t mem_heap(enum mem_tag tag);
+/* Accounts for memory that a subsystem causes without allocating it, such as a kernel's ring;
+ * negative: it is gone.  Does nothing in an arena: a simulation has neither. */
+void mem_charge(enum mem_tag tag, int64_t bytes);
+/* To be charged for a host thread that works for the engine: so much of its stack our calls touch
+ * (measured: 52 to 60 KiB with the C library's part), and what the allocator keeps for it. */
+#define MEM_THREAD_STACK (64 << 10)
 const char *mem_tag_name(enum mem_tag tag);
 
 /* Test seam, per process: the n-th allocation from now fails (1 = the next); sticky: all after it

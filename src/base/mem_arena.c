@@ -83,6 +83,7 @@ struct mem_arena {
     struct block *free_run[RUNS], *free_map[RUNS];
     char *bump[CLASSES], *bump_end[CLASSES]; /* the unused rest of the newest span of a class */
     uint64_t used[MEM_TAG_COUNT];
+    uint64_t mapped[MEM_TAG_COUNT]; /* part of used[] */
     uint8_t kind[SPANS_MAX];
 };
 
@@ -231,6 +232,7 @@ arena_reset(struct mem_arena *a)
     memset(a->bump, 0, sizeof(a->bump));
     memset(a->bump_end, 0, sizeof(a->bump_end));
     memset(a->used, 0, sizeof(a->used));
+    memset(a->mapped, 0, sizeof(a->mapped));
 }
 
 void
@@ -434,6 +436,7 @@ mem__arena_map(struct mem_arena *a, enum mem_tag tag, size_t size)
         a->map_touched = min_u64(a->map_touched, at);
     }
     a->used[tag] += size;
+    a->mapped[tag] += size;
     return p;
 }
 
@@ -444,6 +447,7 @@ mem__arena_unmap(struct mem_arena *a, enum mem_tag tag, void *p, size_t size)
     uint8_t kind = a->kind[span_index(a, p)];
     ash_assert((kind & KIND_RUN) != 0 && run_of(size) == (kind & ~KIND_RUN));
     a->used[tag] -= size;
+    a->mapped[tag] -= size;
     b->next = a->free_map[kind & ~KIND_RUN];
     a->free_map[kind & ~KIND_RUN] = b;
 }
@@ -452,6 +456,12 @@ uint64_t
 mem__arena_used(const struct mem_arena *a, enum mem_tag tag)
 {
     return a->used[tag];
+}
+
+uint64_t
+mem__arena_heap(const struct mem_arena *a, enum mem_tag tag)
+{
+    return a->used[tag] - a->mapped[tag];
 }
 
 uint64_t

@@ -27,5 +27,6 @@ void *
 mem__arena_map(struct mem_arena *a, enum mem_tag tag, size_t size); /* zeros; NULL, not raised */
 void mem__arena_unmap(struct mem_arena *a, enum mem_tag tag, void *p, size_t size);
 uint64_t mem__arena_used(const struct mem_arena *a, enum mem_tag tag);
+uint64_t mem__arena_heap(const struct mem_arena *a, enum mem_tag tag); /* without maps */
 
 #endif

@@ -60,6 +60,13 @@ struct buf_options {
     unsigned writers; /* page writer tasks */
     bool read_only;
     uint64_t page_id_max; /* ids are below; address space for this many words; 0: 2^32 */
+    /* The arena gives memory back while it and what others() tells exceed `budget` (and takes it
+     * again afterwards).  others(): bytes that the rest of the engine uses now, without the arena
+     * and what buf_stats.words_bytes and image_bytes tell; cheap, any thread, any latch.
+     * NULL: the arena keeps its size. */
+    uint64_t budget;
+    uint64_t (*others)(void *ctx);
+    void *others_ctx;
 };
 ASH_MUST_CHECK ash_rc buf_create(const struct buf_options *options, struct buf_pool **out);
 /* Gives the log and starts the page writers: for the time of redo with ops that log nothing
@@ -147,6 +154,11 @@ ASH_MUST_CHECK ash_rc buf_throttle(struct buf_pool *pool);
 struct buf_stats {
     uint64_t frames, free_frames, dirty_frames, hits_sampled, misses, evictions, page_writes,
         latch_waits, opt_restarts, bytes, by_class[PAGE_CLASS_COUNT];
+    /* frames and bytes: what the arena may use now.  resident: what it has touched; words: the page
+     * table; image: of pages on their way to disk.  Chunks given back and taken again. */
+    uint64_t resident_bytes, words_bytes, image_bytes, chunks_retired, chunks_returned;
+    uint64_t
+        budget_peak; /* of resident_bytes and all that counts against the budget, when looked at */
 };
 void buf_stats(struct buf_pool *pool, struct buf_stats *out);
 /* Test seam: drops every clean unlatched page. */

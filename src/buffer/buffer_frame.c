@@ -22,6 +22,7 @@
 #define MOVE_EVICTIONS \
     64u /* batches evicted from the donor so that its hot pages find frames outside the window */
 #define REBALANCE_EVERY 16u
+#define BUDGET_EVERY    64u /* batches evicted between looks at the budget */
 
 void
 buf__lock(_Atomic uint32_t *lock)
@@ -180,6 +181,7 @@ carve_at(struct buf_pool *pool, uint32_t first, uint8_t page_class)
     }
     pool->chunks_free -= window;
     pool->lists[page_class].chunks += window;
+    buf__regions_use(pool, first, window);
     uint32_t end = (first + window) * pool->chunk_units;
     for (uint32_t frame = end;
          frame > first * pool->chunk_units;) { /* backwards: the first is used first */
@@ -196,8 +198,14 @@ carve(struct buf_pool *pool, uint8_t page_class)
     bool found = false;
 
     buf__lock(&pool->alloc_lock);
+    bool maybe = pool->chunks_free >= window;
+    buf__unlock(&pool->alloc_lock);
+    if (!maybe)
+        return false;
+    buf__budget(pool);
+    buf__lock(&pool->alloc_lock);
     if (pool->chunks_free >= window)
-        for (uint32_t first = 0; first + window <= pool->chunk_count && !found; first += window) {
+        for (uint32_t first = 0; first + window <= pool->chunk_limit && !found; first += window) {
             found = true;
             for (uint32_t i = 0; i < window && found; i++)
                 found = pool->chunks[first + i].state == CHUNK_FREE &&
@@ -213,8 +221,8 @@ carve(struct buf_pool *pool, uint8_t page_class)
 
 /* Sets the window aside.  Each chunk in it is free, of frames, or of runs that lie wholly inside.
  * */
-static void
-claim_begin(struct buf_pool *pool, uint32_t first, uint32_t count)
+void
+buf__claim_begin(struct buf_pool *pool, uint32_t first, uint32_t count)
 {
     buf__lock(&pool->alloc_lock);
     for (uint32_t i = first; i < first + count; i++)
@@ -229,8 +237,8 @@ claim_begin(struct buf_pool *pool, uint32_t first, uint32_t count)
 }
 
 /* Ends a claim: true when the whole window became free. */
-static bool
-claim_end(struct buf_pool *pool, uint32_t first, uint32_t count)
+bool
+buf__claim_end(struct buf_pool *pool, uint32_t first, uint32_t count)
 {
     bool empty = true;
 
@@ -344,25 +352,30 @@ vacate(struct buf_pool *pool, uint32_t frame)
     return true;
 }
 
-static bool
-claim_window(struct buf_pool *pool, uint32_t first, uint32_t count)
+bool
+buf__claim_vacate(struct buf_pool *pool, uint32_t first, uint32_t count, bool all)
 {
     bool ok = true;
 
-    claim_begin(pool, first, count);
     for (uint32_t frame = first * pool->chunk_units;
-         frame < (first + count) * pool->chunk_units && ok;) {
-        uint32_t step = 1;
+         frame < (first + count) * pool->chunk_units && (ok || all);) {
         struct buf_chunk *c = chunk_of(pool, frame);
-        if (c->state == CHUNK_FREE) /* constant while claimed */
-            step = pool->chunk_units;
-        else
-            step = class_units(c->page_class);
-        if (c->state != CHUNK_FREE)
-            ok = vacate(pool, frame);
-        frame += step;
+        if (c->state == CHUNK_FREE) { /* constant while claimed */
+            frame += pool->chunk_units;
+            continue;
+        }
+        ok = vacate(pool, frame) && ok;
+        frame += class_units(c->page_class);
     }
-    return claim_end(pool, first, count) && ok;
+    return ok;
+}
+
+static bool
+claim_window(struct buf_pool *pool, uint32_t first, uint32_t count)
+{
+    buf__claim_begin(pool, first, count);
+    bool ok = buf__claim_vacate(pool, first, count, /* all= */ false);
+    return buf__claim_end(pool, first, count) && ok;
 }
 
 /* The window with the fewest units in use that has not been tried yet.  donor: only chunks of that
@@ -375,7 +388,7 @@ window_choose(struct buf_pool *pool, uint8_t page_class, uint8_t donor, const ui
     uint32_t best = UINT32_MAX;
 
     buf__lock(&pool->alloc_lock);
-    for (uint32_t first = 0; first + window <= pool->chunk_count; first += window) {
+    for (uint32_t first = 0; first + window <= pool->chunk_limit; first += window) {
         uint32_t start = first, count = window, used = 0;
         struct buf_chunk *c = &pool->chunks[first];
         bool usable = true;
@@ -436,6 +449,14 @@ free_count(struct buf_pool *pool, uint8_t page_class)
     return n;
 }
 
+void
+buf__make_room(struct buf_pool *pool, uint8_t page_class, uint32_t frames)
+{
+    for (unsigned i = 0; i < MOVE_EVICTIONS && free_count(pool, page_class) < frames; i++)
+        if (buf__evict(pool, page_class, /* force= */ false) == 0)
+            break;
+}
+
 bool
 buf__chunk_move(struct buf_pool *pool, uint8_t page_class)
 {
@@ -447,10 +468,8 @@ buf__chunk_move(struct buf_pool *pool, uint8_t page_class)
         return false;
     donor = donor_choose(pool, page_class, &age);
     if (donor < PAGE_CLASS_COUNT && page_class <= pool->chunk_class_max) {
-        uint32_t enough = pool->chunk_units >> donor; /* 0 for runs: nothing to relocate to */
-        for (unsigned i = 0; i < MOVE_EVICTIONS && free_count(pool, donor) < enough; i++)
-            if (buf__evict(pool, donor, /* force= */ false) == 0)
-                break;
+        /* 0 for runs: nothing to relocate to */
+        buf__make_room(pool, donor, pool->chunk_units >> donor);
     } else {
         donor = PAGE_CLASS_COUNT;
     }
@@ -493,19 +512,22 @@ pop_free(struct buf_pool *pool, uint8_t page_class, uint32_t *frame_out, bool *l
     return ok;
 }
 
-/* Every few batches: does another class hold much older pages than this one evicts?  Then its
- * memory is worth more here. */
+/* Looks at the budget now and then.  Every few batches: does another class hold much older pages
+ * than this one evicts?  Then its memory is worth more here. */
 static bool
 rebalance_due(struct buf_pool *pool, uint8_t page_class)
 {
     uint32_t age, own;
 
     buf__lock(&pool->alloc_lock);
-    bool due = ++pool->rebalance % REBALANCE_EVERY == 0;
+    uint32_t turn = ++pool->rebalance;
     own = buf__class_age(pool, page_class);
     buf__unlock(&pool->alloc_lock);
-    return due && donor_choose(pool, page_class, &age) < PAGE_CLASS_COUNT && age / 2 > own &&
-           age > pool->chunk_units;
+    if (turn % BUDGET_EVERY == BUDGET_EVERY / 2 ||
+        atomic_load_explicit(&pool->over_budget, memory_order_relaxed))
+        buf__budget(pool);
+    return turn % REBALANCE_EVERY == 0 && donor_choose(pool, page_class, &age) < PAGE_CLASS_COUNT &&
+           age / 2 > own && age > pool->chunk_units;
 }
 
 /* Waits a little for page writers or for others' latches. */

@@ -24,6 +24,7 @@
 #define EVICT_BATCH         32u
 #define BATCH_PAGES_MAX     256u
 #define BATCH_BYTES_MAX     (4u << 20)
+#define BUF_REGIONS_MAX     32u /* io_register_buffer() has 64 places per disk manager */
 #define PREFETCH_MAX        32u /* reads in flight per call: their requests live on the stack */
 #define WAITQ_MAX           256u
 #define HINDERED_WAIT_NS    200000000ull /* the same while page writers are hindered: why they are */
@@ -66,7 +67,8 @@ enum chunk_state {
     CHUNK_FREE = 0,
     CHUNK_FRAMES,
     CHUNK_RUN,
-    CHUNK_INSIDE /* of a run */
+    CHUNK_INSIDE, /* of a run */
+    CHUNK_RETIRED /* at or above chunk_limit: not to be used, its memory is given back */
 };
 
 struct buf_chunk { /* alloc_lock */
@@ -129,12 +131,16 @@ struct buf_pool {
     uint32_t *ghost; /* fingerprints of pages evicted from SMALL */
     struct waitq_slot *waitq;
     uint32_t frame_count, chunk_count, chunk_units, ghost_mask, waitq_mask;
+    uint32_t region_chunks, chunk_floor; /* buffer_resize.c */
+    _Atomic uint64_t budget_peak;
+    _Atomic bool over_budget; /* hint: look again soon */
+    uint32_t drain_end; /* move_lock: chunks from chunk_limit to here are being emptied; 0: none */
     /* frames of classes above chunk_class_max span several chunks */
     uint8_t class_max, chunk_class_max;
     uint32_t batch_pages;
     uint64_t batch_bytes;
-    uint64_t arena_bytes, map_bytes; /* map_bytes: with the slack behind it */
-    uint32_t dirty_soft, dirty_hard; /* units */
+    uint64_t arena_bytes, map_bytes;         /* map_bytes: with the slack behind it */
+    _Atomic uint32_t dirty_soft, dirty_hard; /* units; follow the arena's size */
     struct buf_options options;
     struct io *io;
     struct pstore *pstore;
@@ -146,7 +152,9 @@ struct buf_pool {
     _Atomic uint32_t alloc_lock ASH_ALIGNED_LINE;
     uint32_t clock; /* units allocated so far */
     uint32_t chunks_free;
-    uint32_t rebalance; /* counts eviction batches */
+    uint32_t chunk_limit;            /* chunks below it may be used; changed under L2 too */
+    bool region_on[BUF_REGIONS_MAX]; /* has been used, and is registered */
+    uint32_t rebalance;              /* counts eviction batches */
     struct class_lists lists[PAGE_CLASS_COUNT];
 
     _Atomic uint32_t flight_lock ASH_ALIGNED_LINE;
@@ -175,6 +183,7 @@ struct buf_pool {
     struct task_mutex reserve_lock; /* one buf_reserve() at a time gathers several */
 
     struct counter misses, evictions, page_writes, latch_waits, opt_restarts;
+    struct counter chunks_retired, chunks_returned;
 #ifdef ASH_DEBUG
     struct {
         _Atomic(struct task *) task;
@@ -239,6 +248,26 @@ void buf__frame_free(struct buf_pool *pool, uint32_t frame);
 void buf__frames_wake(struct buf_pool *pool);
 /* frees a chunk or run for a class */
 bool buf__chunk_move(struct buf_pool *pool, uint8_t page_class);
+/* A window of chunks is emptied between _begin() and _end(), L2 held at both: its free frames are set
+ * aside, and so are those that become free.  Each chunk in it is free, of frames, or of runs that
+ * lie wholly inside.  _vacate() moves and evicts its pages, up to the first that is in use or, with
+ * `all`, those that it can; true when none is left.  _end() says whether the whole window is free. */
+void buf__claim_begin(struct buf_pool *pool, uint32_t first, uint32_t count);
+bool buf__claim_vacate(struct buf_pool *pool, uint32_t first, uint32_t count, bool all);
+bool buf__claim_end(struct buf_pool *pool, uint32_t first, uint32_t count);
+/* Evicts until a class has so many free frames, or a bounded effort has failed; L2 held. */
+void buf__make_room(struct buf_pool *pool, uint8_t page_class, uint32_t frames);
+
+/* buffer_resize.c */
+void buf__resize_init(struct buf_pool *pool);
+void buf__resize_deinit(struct buf_pool *pool);
+/* Compares the budget with what is used and gives memory back, or takes it again.  Bounded work;
+ * latches may be held. */
+void buf__budget(struct buf_pool *pool);
+void buf__regions_use(struct buf_pool *pool, uint32_t chunk, uint32_t count); /* alloc_lock */
+uint64_t buf__words_bytes(const struct buf_pool *pool);
+uint64_t buf__image_bytes(const struct buf_pool *pool);
+uint64_t buf__resident_bytes(struct buf_pool *pool);
 
 /* buffer_evict.c */
 /* HELD -> SMALL or MAIN */

@@ -35,10 +35,9 @@ geometry(struct buf_pool *pool, uint64_t bytes)
     pool->batch_pages = (uint32_t)max_u64(1, min_u64(BATCH_PAGES_MAX, pool->frame_count / 8));
     pool->batch_bytes = max_u64(PAGE_CLASS_SIZE(pool->class_max),
                                 min_u64(BATCH_BYTES_MAX, (uint64_t)pool->batch_pages * FRAME_UNIT));
-    pool->dirty_soft = pool->frame_count / 2;
-    pool->dirty_hard = pool->frame_count / 4 * 3;
     pool->ghost_mask = (uint32_t)(1ull << log2_floor(pool->frame_count)) - 1;
     pool->waitq_mask = pool->frame_count >= 4096 ? WAITQ_MAX - 1 : 15;
+    buf__resize_init(pool);
 }
 
 static ash_rc
@@ -65,7 +64,6 @@ pool_memory(struct buf_pool *pool)
         return ASH_NO_MEMORY;
     for (uint32_t i = 0; i <= pool->waitq_mask; i++)
         task_waitq_init(&pool->waitq[i].q);
-    io_register_buffer(pool->io, pool->fast.arena, pool->arena_bytes);
     return ASH_OK;
 }
 
@@ -151,8 +149,7 @@ buf_destroy(struct buf_pool *pool)
         return;
     if (!pool->options.read_only)
         buf__writers_deinit(pool);
-    if (pool->waitq != NULL) /* allocated last, so the arena was registered */
-        io_unregister_buffer(pool->io, pool->fast.arena);
+    buf__resize_deinit(pool);
     if (pool->fast.arena != NULL)
         mem_unmap(MEM_BUFFER, pool->fast.arena, pool->map_bytes);
     if (pool->fast.words != NULL)
@@ -377,9 +374,13 @@ buf_redo_init(struct buf_pool *pool, uint64_t page, uint8_t page_class, uint32_t
 void
 buf_stats(struct buf_pool *pool, struct buf_stats *out)
 {
-    struct buf_stats s = { .frames = pool->frame_count, .bytes = pool->arena_bytes };
+    struct buf_stats s = { .resident_bytes = buf__resident_bytes(pool),
+                           .words_bytes = buf__words_bytes(pool),
+                           .image_bytes = buf__image_bytes(pool) };
 
     buf__lock(&pool->alloc_lock);
+    s.frames = (uint64_t)pool->chunk_limit * pool->chunk_units;
+    s.bytes = s.frames * FRAME_UNIT;
     s.free_frames = (uint64_t)pool->chunks_free * pool->chunk_units;
     for (unsigned k = 0; k < PAGE_CLASS_COUNT; k++) {
         s.free_frames += (uint64_t)pool->lists[k].free.count << k;
@@ -392,6 +393,9 @@ buf_stats(struct buf_pool *pool, struct buf_stats *out)
     s.page_writes = counter_sum(&pool->page_writes);
     s.latch_waits = counter_sum(&pool->latch_waits);
     s.opt_restarts = counter_sum(&pool->opt_restarts);
+    s.budget_peak = atomic_load(&pool->budget_peak);
+    s.chunks_retired = counter_sum(&pool->chunks_retired);
+    s.chunks_returned = counter_sum(&pool->chunks_returned);
     *out = s;
 }
 
@@ -421,7 +425,7 @@ check_list(struct buf_pool *pool, const struct frame_list *l, enum frame_where w
 void
 buf_check(struct buf_pool *pool)
 {
-    uint32_t chunks = 0, free_chunks = 0, dirty = 0, laundry = 0;
+    uint32_t chunks = 0, free_chunks = 0, retired = 0, dirty = 0, laundry = 0;
 
     buf__lock(&pool->alloc_lock);
     for (uint8_t k = 0; k < PAGE_CLASS_COUNT; k++) {
@@ -434,9 +438,15 @@ buf_check(struct buf_pool *pool)
         chunks += l->chunks;
         ash_assert(n <= l->chunks * pool->chunk_units >> k); /* some may be held */
     }
-    for (uint32_t i = 0; i < pool->chunk_count; i++)
+    for (uint32_t i = 0; i < pool->chunk_count; i++) {
         free_chunks += pool->chunks[i].state == CHUNK_FREE;
-    ash_assert(free_chunks == pool->chunks_free && chunks + free_chunks == pool->chunk_count);
+        retired += pool->chunks[i].state == CHUNK_RETIRED;
+        bool draining = i >= pool->chunk_limit && i < pool->drain_end;
+        ash_assert(draining ||
+                   (pool->chunks[i].state == CHUNK_RETIRED) == (i >= pool->chunk_limit));
+    }
+    ash_assert(free_chunks == pool->chunks_free);
+    ash_assert(chunks + free_chunks + retired == pool->chunk_count);
     ash_assert(laundry == atomic_load(&pool->laundry_count));
     for (uint32_t i = 0; i < pool->frame_count; i++)
         if (atomic_load(&pool->rec_lsn[i]) != 0)

@@ -69,6 +69,7 @@ writer_main(void *arg)
 
     while (!atomic_load(&pool->stopping)) {
         uint32_t seen = atomic_load(&pool->pokes), count = 0;
+        buf__budget(pool);
         uint64_t target = sweep_target(pool);
         bool laundry = atomic_load(&pool->laundry_count) > 0;
         ash_rc rc = target != 0 || laundry ? buf__write_round(w, target, laundry, &count) : ASH_OK;

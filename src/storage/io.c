@@ -750,6 +750,7 @@ io_register_buffer(struct io *io, void *base, size_t bytes)
     bool full = false;
 
     io__lock(&io->lock);
+    uint64_t range = io->chunk_ids + 1;
     for (size_t at = 0; at < bytes; at += IO_BUFFER_CHUNK) {
         unsigned i = 0;
         while (i < IO_BUFFERS_MAX && io->chunk[i].base != NULL)
@@ -761,6 +762,7 @@ io_register_buffer(struct io *io, void *base, size_t bytes)
         io->chunk[i].base = (char *)base + at;
         io->chunk[i].bytes = min_u64(bytes - at, IO_BUFFER_CHUNK);
         io->chunk[i].id = ++io->chunk_ids;
+        io->chunk[i].range = range;
     }
     atomic_fetch_add_explicit(&io->chunk_version, 1, memory_order_release);
     io__unlock(&io->lock);
@@ -773,18 +775,16 @@ io_register_buffer(struct io *io, void *base, size_t bytes)
 void
 io_unregister_buffer(struct io *io, void *base)
 {
+    uint64_t range = 0;
+
     io__lock(&io->lock);
-    for (unsigned i = 0; i < IO_BUFFERS_MAX; i++) {
-        /* Chunks of one range are IO_BUFFER_CHUNK apart; only the first has its address. */
-        if (io->chunk[i].base == NULL || io->chunk[i].base != base)
-            continue;
-        bool last = io->chunk[i].bytes < IO_BUFFER_CHUNK;
-        io->chunk[i] = (struct io_chunk){ .base = NULL };
-        if (last)
-            break;
-        base = (char *)base + IO_BUFFER_CHUNK;
-        i = UINT32_MAX; /* look for the next chunk from the start */
-    }
+    for (unsigned i = 0; i < IO_BUFFERS_MAX; i++)
+        if (io->chunk[i].base == base && base != NULL)
+            range = io->chunk[i].range;
+    /* The next range may begin where this one ends: the address alone does not tell them apart. */
+    for (unsigned i = 0; i < IO_BUFFERS_MAX; i++)
+        if (io->chunk[i].base != NULL && io->chunk[i].range == range)
+            io->chunk[i] = (struct io_chunk){ .base = NULL };
     atomic_fetch_add_explicit(&io->chunk_version, 1, memory_order_release);
     io__unlock(&io->lock);
 }

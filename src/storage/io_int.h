@@ -73,7 +73,8 @@ struct io_chunk {
     void *base;
     size_t bytes;
     uint64_t id;
-}; /* base NULL: a free place; id: never used again */
+    uint64_t range; /* id of the first chunk of the same io_register_buffer() */
+};                  /* base NULL: a free place; id: never used again */
 
 struct io {
     const struct io_backend *backend;

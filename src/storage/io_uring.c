@@ -44,14 +44,17 @@
 #define BACKGROUND_RING 32u /* background requests in flight per ring ... */
 #define BACKGROUND_ALL \
     128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
-#define BACKGROUND_MIN 4u
-#define HOT_REQUESTS   64u    /* requests after which registering a file or the buffers pays */
-#define FILES_MAX      64u    /* registered files per ring */
-#define BATCH_KICK     32u    /* queued requests at which an executor's ring submits early */
-#define SQPOLL_SPINS   20000u /* looks at the completion queue before sleeping: some 100 us */
-#define SQPOLL_IDLE_MS 50u    /* after which the kernel's thread sleeps */
-#define USER_DATA_WAKE UINT64_MAX
-#define WARN_EVERY     1000u
+#define BACKGROUND_MIN       4u
+#define HOT_REQUESTS         64u /* requests after which registering a file or the buffers pays */
+#define FILES_MAX            64u /* registered files per ring */
+#define BATCH_KICK           32u /* queued requests at which an executor's ring submits early */
+#define SQPOLL_SPINS         20000u /* looks at the completion queue before sleeping: some 100 us */
+#define SQPOLL_IDLE_MS       50u    /* after which the kernel's thread sleeps */
+#define USER_DATA_WAKE       UINT64_MAX
+#define WARN_EVERY           1000u
+/* What the kernel's queues of a ring cost, of what is mapped into the process. */
+#define HOST_RING_CHARGE     (12 << 10)
+#define EXECUTOR_RING_CHARGE (40 << 10)
 
 #ifndef IORING_REGISTER_CLONE_BUFFERS
     #define IORING_REGISTER_CLONE_BUFFERS 30
@@ -260,6 +263,7 @@ ring_tear_down_locked(struct ring *r)
         return;
     r->torn_down = true;
     io_uring_queue_exit(&r->u);
+    mem_charge(MEM_IO, r->executor ? -EXECUTOR_RING_CHARGE : -HOST_RING_CHARGE);
 }
 
 static void
@@ -363,6 +367,7 @@ ring_create(struct io *io)
     r->io_id = io->id;
     r->wake_fd = -1;
     r->executor = ex != NULL;
+    mem_charge(MEM_IO, r->executor ? EXECUTOR_RING_CHARGE : HOST_RING_CHARGE);
     r->refs = r->executor ? 2 : 1;
     atomic_store(&r->io, io);
     io__meter_attach(io, &r->meter);

@@ -396,6 +396,7 @@ thread_spawn(struct task_runtime *rt, const char *name, void (*fn)(void *arg), v
     (void)snprintf(short_name, sizeof(short_name), "%.15s", name);
     (void)pthread_setname_np(t->thread, short_name);
     atomic_fetch_add(&rt->threads, 1);
+    mem_charge(MEM_TASK, MEM_THREAD_STACK);
     *out = t;
     return ASH_OK;
 }
@@ -426,6 +427,7 @@ task_join(struct task *t)
     ash_assert(err == 0);
     task__put(t);
     atomic_fetch_sub(&rt->threads, 1);
+    mem_charge(MEM_TASK, -MEM_THREAD_STACK);
 }
 
 /* ---- Runtime ---- */

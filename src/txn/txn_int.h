@@ -116,6 +116,7 @@ struct txn_sys {
         active_low; /* no open writer's first record lies below; never above the truth */
     _Atomic(_Atomic uint64_t *) *chunk;
     struct task_mutex chunk_mutex; /* making and clearing chunks */
+    uint64_t chunk_oldest;         /* chunk_mutex: no chunk serves ids before this one's */
 
     struct task_mutex attach_mutex; /* attached, horizon computation */
     struct list attached;

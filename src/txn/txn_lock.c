@@ -17,7 +17,7 @@ txn_has_ended(struct txn_sys *sys, uint64_t id)
         return true;
     _Atomic uint64_t *word = txn__state(sys, id);
     if (word == NULL)
-        return false;
+        return id < atomic_load(&sys->visible_below);
     uint64_t state = atomic_load(word);
     return (state != TXN_STATE_ACTIVE && state != TXN_STATE_COMMITTING) ||
            id < atomic_load(&sys->visible_below);

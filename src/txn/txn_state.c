@@ -10,9 +10,10 @@
  *   record's LSN.  A reader took its snapshot S = wal_reserved() before it looks at the state.
  *   Sees ACTIVE: by the total order of the sequentially consistent operations the reservation comes
  *   after S was read, so the commit LSN is >= S: not seen, correctly.  Sees COMMITTING: waits.
- *   Table chunk against recycling.  A chunk is cleared only after visible_below has passed its ids,
- *   so a reader who re-reads visible_below after the state word either learns that the id is
- *   visible to all, or has read a word that was not cleared.
+ *   Table chunk against recycling.  A chunk is taken out of the ring and cleared for other ids only
+ *   after visible_below has passed its own, so a reader who re-reads visible_below after the state
+ *   word (or after finding no chunk) either learns that the id is visible to all, or has read a
+ *   word that was not cleared.
  */
 #include "txn/txn_int.h"
 
@@ -25,9 +26,32 @@ txn__state(struct txn_sys *sys, uint64_t id)
     return chunk == NULL ? NULL : &chunk[id % TXN_CHUNK_IDS];
 }
 
-/* Makes sure that the words of `id` exist and read ACTIVE before the id is handed out.  A chunk
- * serves again one turn of the ring later; its word TXN_CHUNK_IDS says for which turn it was
- * cleared. */
+/* A chunk whose ids are all below visible_below, taken out of the ring; NULL: none yet.  The memory
+ * cannot be freed, for a reader may have a pointer to it from long ago. */
+static _Atomic uint64_t *
+txn_chunk_recycle(struct txn_sys *sys, uint64_t number)
+{
+    uint64_t below = atomic_load(&sys->visible_below) / TXN_CHUNK_IDS;
+
+    if (PLANTED(313)) /* a chunk is taken while its last ids are still looked up */
+        below++;
+    if (sys->chunk_oldest + TXN_CHUNKS < below) /* those before lie in the same places */
+        sys->chunk_oldest = below - TXN_CHUNKS;
+    while (sys->chunk_oldest < below && sys->chunk_oldest < number) {
+        uint64_t oldest = sys->chunk_oldest++;
+        _Atomic(_Atomic uint64_t *) *slot = &sys->chunk[oldest % TXN_CHUNKS];
+        _Atomic uint64_t *chunk = atomic_load(slot);
+        if (chunk == NULL || atomic_load(&chunk[TXN_CHUNK_IDS]) != oldest)
+            continue;
+        atomic_store(slot, NULL);
+        return chunk;
+    }
+    return NULL;
+}
+
+/* Makes sure that the words of `id` exist and read ACTIVE before the id is handed out.  Chunks
+ * serve again when their ids are of no more use; the word TXN_CHUNK_IDS says what a chunk was
+ * cleared for. */
 static ash_rc
 txn_chunk_prepare(struct txn_sys *sys, uint64_t id)
 {
@@ -41,21 +65,27 @@ txn_chunk_prepare(struct txn_sys *sys, uint64_t id)
     ash_rc rc = ASH_OK;
     task_mutex_lock(&sys->chunk_mutex);
     chunk = atomic_load(slot);
+    if (chunk != NULL && atomic_load(&chunk[TXN_CHUNK_IDS]) >= number)
+        goto out;
+    if (number < sys->chunk_oldest)
+        goto out; /* the caller has slept: ids have gone far beyond it */
+    if (chunk == NULL)
+        chunk = txn_chunk_recycle(sys, number);
     if (chunk == NULL) {
         chunk = mem_zalloc(MEM_TXN, (TXN_CHUNK_IDS + 1) * sizeof(*chunk));
         if (chunk == NULL) {
             rc = ASH_NO_MEMORY;
             goto out;
         }
-        atomic_store(&chunk[TXN_CHUNK_IDS], number);
-        atomic_store_explicit(slot, chunk, memory_order_release);
-    } else if (atomic_load(&chunk[TXN_CHUNK_IDS]) != number) {
-        ash_assert(number >= TXN_CHUNKS);
-        ash_assert((number - TXN_CHUNKS + 1) * TXN_CHUNK_IDS <= atomic_load(&sys->visible_below));
+    } else {
+        uint64_t before = atomic_load(&chunk[TXN_CHUNK_IDS]);
+        ash_assert(before < number);
+        ash_assert((before + 1) * TXN_CHUNK_IDS <= atomic_load(&sys->visible_below));
         for (unsigned i = 0; i < TXN_CHUNK_IDS; i++)
             atomic_store_explicit(&chunk[i], TXN_STATE_ACTIVE, memory_order_release);
-        atomic_store_explicit(&chunk[TXN_CHUNK_IDS], number, memory_order_release);
     }
+    atomic_store_explicit(&chunk[TXN_CHUNK_IDS], number, memory_order_release);
+    atomic_store_explicit(slot, chunk, memory_order_release);
 out:
     task_mutex_unlock(&sys->chunk_mutex);
     return rc;
@@ -108,6 +138,8 @@ txn_state_settled(struct txn_sys *sys, uint64_t id)
         if (id < atomic_load_explicit(&sys->visible_below, memory_order_acquire))
             return TXN_STATE_SEEN_BY_ALL;
         _Atomic uint64_t *word = txn__state(sys, id);
+        if (word == NULL && id < atomic_load_explicit(&sys->visible_below, memory_order_acquire))
+            return TXN_STATE_SEEN_BY_ALL; /* its chunk was taken meanwhile */
         if (word == NULL)
             /* an id from the future: only garbage read optimistically; the caller will validate */
             return TXN_STATE_ACTIVE;
@@ -168,7 +200,7 @@ txn_visible_to_all(struct txn_sys *sys, uint64_t writer)
         return true;
     _Atomic uint64_t *word = txn__state(sys, writer);
     if (word == NULL)
-        return false;
+        return writer < atomic_load_explicit(&sys->visible_below, memory_order_acquire);
     uint64_t state = atomic_load(word);
     if (writer < atomic_load_explicit(&sys->visible_below, memory_order_acquire))
         return true;

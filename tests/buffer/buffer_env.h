@@ -37,7 +37,7 @@ struct pstore {
     struct task_mutex map_lock, space_lock;
     struct toy_page *page; /* TOY_PAGES_MAX */
     uint64_t next, limit;  /* bytes of the file */
-    uint64_t high;
+    _Atomic uint64_t high;
     _Atomic uint64_t cancelled, reads;
     uint64_t fail_write_at; /* this call fails with fail_rc */
     uint64_t writes;
@@ -96,6 +96,12 @@ void
 pstore_page_mark(struct pstore *ps, uint64_t page)
 {
     ps->page[page].allocated = true;
+}
+
+uint64_t
+pstore_page_high(const struct pstore *ps)
+{
+    return ps->high;
 }
 
 bool
@@ -299,7 +305,18 @@ struct world {
     uint64_t bytes;
     unsigned writers;
     uint64_t file_bytes;
+    _Atomic uint64_t others; /* what the rest of the engine would use of the budget */
 };
+
+/* Of the next pool; 0: it keeps its size. */
+static uint64_t world_budget;
+
+static uint64_t
+toy_others(void *ctx)
+{
+    struct world *w = ctx;
+    return atomic_load(&w->others);
+}
 
 /* Log ops as recovery's redo has them: everything is durable, places wait for the next checkpoint.
  * */
@@ -361,7 +378,10 @@ world_create(struct world *w, struct env *e, uint64_t bytes, unsigned writers)
                              .rt = e->rt,
                              .pstore = &w->ps,
                              .writers = writers,
-                             .page_id_max = TOY_PAGES_MAX };
+                             .page_id_max = TOY_PAGES_MAX,
+                             .budget = world_budget,
+                             .others = world_budget != 0 ? toy_others : NULL,
+                             .others_ctx = w };
     ck_ok(buf_create(&o, &w->pool));
 }
 
