@@ -12,7 +12,9 @@
  */
 #include "btree/btree_int.h"
 
-#define TOGETHER 16u /* leaves freed by one record: its pages are counted (MTR_PAGES_MAX) */
+#define TOGETHER      16u /* leaves freed by one record: its pages are counted (MTR_PAGES_MAX) */
+/* They are latched all at once: of large ones no more than this part of the cache. */
+#define TOGETHER_PART 8u
 
 struct killer {
     struct btree bt; /* not more than env, tree and root */
@@ -113,12 +115,14 @@ free_large_rows(const struct killer *k, uint64_t page)
 {
     struct buf_page leaf;
     bool more = true;
+    btree__large_enter(&k->bt, ASH_VALUE_SIZE_MAX); /* the pages of a row are latched together */
     ash_rc rc = buf_latch_x(k->bt.env->pool, page, &leaf);
-    if (rc != ASH_OK)
-        return rc;
-    while (rc == ASH_OK && more)
-        rc = free_large_row(k, &leaf, &more);
-    buf_unlatch_x(k->bt.env->pool, &leaf);
+    if (rc == ASH_OK) {
+        while (rc == ASH_OK && more)
+            rc = free_large_row(k, &leaf, &more);
+        buf_unlatch_x(k->bt.env->pool, &leaf);
+    }
+    btree__large_leave(&k->bt, ASH_VALUE_SIZE_MAX);
     return rc;
 }
 
@@ -217,6 +221,22 @@ out:
     return rc;
 }
 
+/* How many leaves like this one may be latched together: all of a tree have one size. */
+static unsigned
+together(const struct killer *k, uint64_t leaf)
+{
+    struct buf_page p = { .size = PAGE_SIZE_MIN };
+    struct map_entry entry;
+    struct buf_stats stats;
+    uint8_t page_class;
+    if (!buf_opt_peek(k->bt.env->pool, leaf, &p) &&
+        pstore_locate(k->bt.env->pstore, leaf, &entry, &page_class))
+        p.size = PAGE_CLASS_SIZE((uint32_t)page_class);
+    buf_stats(k->bt.env->pool, &stats);
+    uint64_t fit = stats.bytes / TOGETHER_PART / p.size;
+    return fit < 1 ? 1 : fit < TOGETHER && !PLANTED(305) ? (unsigned)fit : TOGETHER;
+}
+
 /* One step; *done_out: the root is gone. */
 static ash_rc
 step(const struct killer *k, bool *done_out)
@@ -230,7 +250,8 @@ step(const struct killer *k, bool *done_out)
         return rc;
     const uint8_t *bottom = c.page[c.count - 1].data;
     uint32_t count = btree__cnode(bottom)->count;
-    unsigned n = count < TOGETHER ? count : TOGETHER, all = count == 0 ? 1 : n;
+    unsigned most = together(k, BTREE_CHILD_PAGE(btree__cnode(bottom)->right)),
+             n = count < most ? count : most, all = count == 0 ? 1 : n;
     for (unsigned i = 0; i < all; i++)
         pages[i] = BTREE_CHILD_PAGE(btree__child(bottom, count + 1 - all + i));
     /* Nobody else is here: the tree stays as it is while the leaves come in without a latch held.

@@ -22,7 +22,7 @@ struct arena {
     bool by_turns;     /* writers insert ascending rows instead */
     uint32_t next;
     unsigned writers;
-    bool stop;
+    _Atomic bool stop;
     void (*then)(struct arena *a, struct txn *t);
 };
 
@@ -182,10 +182,10 @@ arena_run(struct env *e)
 }
 
 static void
-run(struct arena setting, uint64_t seeds)
+run_on(enum io_backend_kind kind, struct arena setting, uint64_t seeds)
 {
     for (uint64_t s = 1; s <= seeds; s++) {
-        struct env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(s) };
+        struct env e = { .kind = kind, .seed = test_seed(s) };
         struct arena a = setting;
         a.seed = e.seed;
         arena_now = &a;
@@ -193,6 +193,12 @@ run(struct arena setting, uint64_t seeds)
         ck_assert_msg(rc == ASH_OK, "seed %llu: %s", (unsigned long long)e.seed,
                       err_current()->message);
     }
+}
+
+static void
+run(struct arena setting, uint64_t seeds)
+{
+    run_on(IO_BACKEND_SIM, setting, seeds);
 }
 
 /* ---- What is split, and where ---- */
@@ -221,6 +227,24 @@ START_TEST(a_leaf_is_split_between_rows_that_are_fought_for)
                         .until = 1,
                         .then = between_the_rows },
         test_scale(3, 30));
+}
+END_TEST
+
+/* Every few collisions count: how many there are in a span of time is the machine's business. */
+static void
+on_threads(struct arena *a, struct txn *t)
+{
+    a->rig.env.hot_after = 4;
+    fight_pressed(a, 3);
+    ck_assert_uint_gt(splits(a), 0);
+    ck_assert_uint_eq(check_tree(a, t, ROWS), 1 + splits(a));
+}
+
+START_TEST(threads_split_a_leaf_that_they_fight_for)
+{
+    run_on(IO_BACKEND_THREADS,
+           (struct arena){ .hot = { 3, 4, 20 }, .steps = 100000, .until = 1, .then = on_threads },
+           1);
 }
 END_TEST
 
@@ -323,6 +347,7 @@ suite(void)
     TCase *t = tcase_create("contention");
     tcase_set_timeout(t, 300);
     tcase_add_loop_test(t, a_leaf_is_split_between_rows_that_are_fought_for, 0, 5);
+    tcase_add_test(t, threads_split_a_leaf_that_they_fight_for);
     tcase_add_test(t, three_hot_rows_get_a_leaf_each);
     tcase_add_test(t, one_hot_row_is_never_split_off);
     tcase_add_test(t, rare_collisions_split_nothing);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_btree_large.c - many writers of the largest values in a small cache: nobody keeps frames
+ * test_btree_large.c - the largest values and leaves in a small cache: nobody keeps frames
  * while waiting for those that others keep.
  */
 #include "tests/btree/btree_env.h"
@@ -133,6 +133,42 @@ START_TEST(many_large_values_at_once_fit_a_small_cache_on_threads)
 }
 END_TEST
 
+/* ---- Dropping a tree of large leaves ---- */
+
+static void
+drop_run(struct env *e)
+{
+    struct crowd *c = crowd_now;
+    struct ash_table_stat stat;
+    uint8_t key[8], *value = mem_zalloc(MEM_TEST, 16000);
+    rig_open(&c->rig, e, c->cache);
+    rig_tree(&c->rig, &c->bt, 5, c->leaf_class);
+    struct txn *t = rig_txn(&c->rig);
+    for (unsigned i = 0; i < 800; i++) {
+        rig_begin(t);
+        ck_ok(btree_write(&c->bt, t, BTREE_PUT, large_key(1, i, key), ash_slice(value, 16000)));
+        ck_ok(txn_commit(t, false, NULL));
+    }
+    ck_ok(btree_stat(&c->bt, &stat));
+    ck_assert_uint_gt(stat.leaf_pages * PAGE_CLASS_SIZE((uint32_t)c->leaf_class), c->cache);
+    txn_detach(t);
+    ck_ok(btree_destroy(&c->rig.env, 5, c->bt.root));
+    for (uint64_t p = PAGE_ID_FIRST; p < pstore_page_high(c->rig.ps); p++)
+        ck_assert(!pstore_page_allocated(c->rig.ps, p));
+    mem_free(MEM_TEST, value);
+    rig_close(&c->rig);
+}
+
+START_TEST(a_tree_of_large_leaves_is_dropped_in_a_small_cache)
+{
+    struct crowd c = { .cache = 4u << 20, .leaf_class = (uint8_t)(5 + _i) };
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1) };
+    crowd_now = &c;
+    ash_rc rc = env_run(&e, drop_run);
+    ck_assert_msg(rc == ASH_OK, "%s", err_current()->message);
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -141,6 +177,7 @@ suite(void)
     tcase_set_timeout(t, 300);
     tcase_add_loop_test(t, many_large_values_at_once_fit_a_small_cache, 0, 3);
     tcase_add_loop_test(t, many_large_values_at_once_fit_a_small_cache_on_threads, 0, 3);
+    tcase_add_loop_test(t, a_tree_of_large_leaves_is_dropped_in_a_small_cache, 0, 2);
     suite_add_tcase(s, t);
     return s;
 }
