@@ -123,6 +123,20 @@ txn_lock_hash(uint32_t tree, struct ash_slice key)
     return hash_bytes(key.data, key.size, tree);
 }
 
+/* Locker and writer each store, then look for the other: the locker its entry, then the row's writer;
+ * the writer its latch on the leaf, then the count of entries.  One of them must see the other, so
+ * between store and load nothing may pass.  The stores are atomic read-modify-writes: on x86 those
+ * are barriers already; elsewhere (AArch64) a later load may overtake them. */
+static inline void
+txn_lock_fence(void)
+{
+#ifdef __x86_64__
+    atomic_signal_fence(memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
 /* Held for a few instructions, never over a park (R3 of task.h). */
 static void
 txn_bucket_lock(struct txn_lock_bucket *b)
@@ -173,6 +187,7 @@ txn_lock_row(struct txn *t, uint32_t tree, struct ash_slice key, bool nowait)
             atomic_fetch_add(&b->count, 1);
         }
         txn_bucket_unlock(b);
+        txn_lock_fence();
         if (owner == 0) {
             mine->next_own = t->priv->locks;
             t->priv->locks = mine;
@@ -195,6 +210,7 @@ txn_locked(struct txn *t, uint32_t tree, struct ash_slice key)
     uint64_t hash = txn_lock_hash(tree, key);
     struct txn_lock_bucket *b = &t->sys->lock[hash % TXN_LOCK_BUCKETS];
 
+    txn_lock_fence();
     if (ASH_LIKELY(atomic_load(&b->count) == 0) || PLANTED(105))
         return 0;
     txn_bucket_lock(b);
