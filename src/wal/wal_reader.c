@@ -259,6 +259,7 @@ wal_reader_end(struct wal_reader *r, struct wal_position *next_out, uint32_t *ep
                struct wal_segments **live_out)
 {
     ash_assert(r->ended == ASH_NOT_FOUND);
+    wal__reader_file_close(r); /* no read is in flight in a file that is the caller's now */
     next_out->lsn = r->lsn;
     next_out->segment = r->chain_end > r->chain_first ? r->found[r->chain_end - 1].number + 1 : 1;
     *epoch_out = r->epoch;

@@ -314,7 +314,7 @@ wal__reader_need(struct wal_reader *r, uint64_t offset, uint32_t bytes, const ui
 
 /* ---- Evidence ---- */
 
-/* Scans [offset, ...) of one file for valid blocks of at least this epoch. */
+/* Scans [offset, ...) of one file for valid blocks of at least this epoch, and notes their epochs. */
 static ash_rc
 scan_file(struct wal_reader *r, const struct wal_found *f, uint64_t offset, uint32_t epoch,
           uint64_t *budget, uint8_t *buffer, uint64_t *lsn_out)
@@ -333,9 +333,12 @@ scan_file(struct wal_reader *r, const struct wal_found *f, uint64_t offset, uint
         uint32_t half = bytes < 2 * WAL_BLOCK_MAX ? bytes : WAL_BLOCK_MAX;
         for (uint32_t at = 0; rc == ASH_OK && at < half; at += 4096) {
             struct wal_block_head h;
-            if (wal__block_valid(buffer + at, bytes - at, r->uuid, &h) &&
-                (h.epoch >= epoch || PLANTED(39)))
-                *lsn_out = max_u64(*lsn_out, h.durable);
+            if (!wal__block_valid(buffer + at, bytes - at, r->uuid, &h) ||
+                (h.epoch < epoch && !PLANTED(39)))
+                continue;
+            *lsn_out = max_u64(*lsn_out, h.durable);
+            if (!PLANTED(336))
+                r->epoch = (uint32_t)max_u64(r->epoch, h.epoch);
         }
         offset += half;
         *budget -= min_u64(*budget, half);
@@ -348,7 +351,7 @@ ash_rc
 wal__reader_evidence(struct wal_reader *r, uint64_t *lsn_out)
 {
     *lsn_out = 0;
-    uint64_t largest = 4096, budget = EVIDENCE_BYTES;
+    uint64_t largest = 4096, budget = EVIDENCE_BYTES, budget_after = EVIDENCE_BYTES;
     unsigned first = r->segment != NULL ? r->at : 0;
     uint32_t epoch = r->segment != NULL ? r->segment->epoch : 0;
     for (unsigned i = first; i < r->found_count; i++)
@@ -362,8 +365,9 @@ wal__reader_evidence(struct wal_reader *r, uint64_t *lsn_out)
         bool current = r->segment != NULL && i == r->at;
         if (!current && f->valid && f->head.epoch >= epoch)
             *lsn_out = max_u64(*lsn_out, f->head.durable);
-        if (budget > 0 && f->bytes > 4096)
-            rc = scan_file(r, f, current ? r->position : 4096, epoch, &budget, buffer, lsn_out);
+        uint64_t *left = current || PLANTED(337) ? &budget : &budget_after;
+        if (*left > 0 && f->bytes > 4096)
+            rc = scan_file(r, f, current ? r->position : 4096, epoch, left, buffer, lsn_out);
     }
     mem_free(MEM_WAL, buffer);
     return rc;

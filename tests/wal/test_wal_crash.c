@@ -565,6 +565,62 @@ START_TEST(blocks_of_a_former_epoch_are_not_read)
 }
 END_TEST
 
+static void
+large_segment_body(struct env *e)
+{
+    struct life *l = (struct life *)e;
+    struct wal_options o = wenv_options(e);
+    uint64_t end;
+    o.segment_bytes = 16u << 20; /* more than is searched for evidence */
+    l->wal = wenv_create(e, &o);
+    ck_assert(append_noted(l, 100, &end));
+    ck_assert(flush_noted(l, end));
+    ck_ok(wal_close(l->wal));
+}
+
+static uint32_t epoch_read;
+
+static void
+read_epoch_body(struct env *e)
+{
+    struct wal_position from = { WAL_LSN_FIRST, 1 }, next;
+    struct wal_segments *live;
+    struct wal_reader *r;
+    struct wal_record rec;
+    ash_rc rc;
+    ck_ok(wal_reader_open(e->io, e->dir, wenv_uuid, &from, &r));
+    while ((rc = wal_reader_next(r, &rec)) == ASH_OK)
+        continue;
+    ck_rc(rc, ASH_NOT_FOUND);
+    wal_reader_end(r, &next, &epoch_read, &live);
+    ck_assert_uint_eq(next.segment, 2);
+    wal_segments_free(live);
+    wal_reader_close(r);
+}
+
+/* The second life's first write (head and block 1 of segment 2) is lost in a power cut, its second,
+ * which was in flight with it, is not.  The third life begins segment 2 again, perhaps in that very
+ * file: it must not take the second's epoch. */
+START_TEST(a_life_that_left_one_block_keeps_its_epoch)
+{
+    struct life *l = first_life(test_seed(6), false);
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = 1 };
+    uint8_t page[4096];
+    ck_ok(life_run(l, large_segment_body));
+    e.disk = l->env.disk;
+    ck_ok(sim_disk_peek(l->env.disk, "db", "wal-0000000000000001.log", 4096, page, 4096));
+    put_le32(page + offsetof(struct wal_block_head, epoch), 2);
+    put_le32(page + offsetof(struct wal_block_head, segment), 2);
+    put_le32(page + 4, crc32c(0, page + 8,
+                              WAL_BLOCK_HEAD - 8 +
+                                  get_le32(page + offsetof(struct wal_block_head, payload))));
+    ck_ok(sim_disk_poke(l->env.disk, "db", "wal-0000000000000002.log", 8192, page, 4096));
+    ck_ok(env_run(&e, read_epoch_body));
+    ck_assert_uint_eq(epoch_read, 2);
+    free_life(l);
+}
+END_TEST
+
 /* ---- Full disk ---- */
 
 struct full {
@@ -689,6 +745,7 @@ suite(void)
     tcase_add_loop_test(t, damage_below_durable_is_found, 0, 4);
     tcase_add_test(t, opening_survives_each_failed_allocation);
     tcase_add_test(t, blocks_of_a_former_epoch_are_not_read);
+    tcase_add_test(t, a_life_that_left_one_block_keeps_its_epoch);
     tcase_add_loop_test(t, full_disk_is_an_error_that_passes, 0, 2);
     suite_add_tcase(s, t);
     return s;
