@@ -495,7 +495,11 @@ load_input(struct tool_args *args, struct load *l, uint64_t *bytes_out)
         l->in = fopen(l->file, "re");
     }
     if (l->in == NULL || fstat(fileno(l->in), &st) != 0) {
-        fprintf(stderr, "ashlar load: %s: %s\n", l->file, strerror(errno));
+        fprintf(stderr, "ashlar load: %s cannot be read: %s.\n", l->file, strerror(errno));
+        return false;
+    }
+    if (S_ISDIR(st.st_mode)) { /* told before a database is made for it */
+        fprintf(stderr, "ashlar load: %s is a directory, not a file with rows.\n", l->file);
         return false;
     }
     *bytes_out = S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0;

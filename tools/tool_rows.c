@@ -4,6 +4,7 @@
  */
 #include "base/mem.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "tool.h"
@@ -74,7 +75,12 @@ value_argument(const char *text, char **bytes_out, struct ash_slice *value_out)
         return ASH_NO_MEMORY;
     if (input)
         size = fread(bytes, 1, capacity, stdin);
-    else
+    if (input && ferror(stdin)) {
+        mem_free(MEM_TOOL, bytes);
+        fprintf(stderr, "ashlar put: Standard input could not be read: %s.\n", strerror(errno));
+        return ASH_IO;
+    }
+    if (!input)
         (void)tool_unescape(ash_slice(text, strlen(text)), bytes, capacity,
                             &size); /* never longer than its text */
     *bytes_out = bytes;

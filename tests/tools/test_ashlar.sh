@@ -69,6 +69,9 @@ raw 2 inspect x page one
 raw 2 scan x y "--from=$(printf '%1000s' '')"
 raw 3 load x y no-such-file
 has "$err" no-such-file
+mkdir a-directory
+raw 3 load x y a-directory
+has "$err" "is a directory"
 [ ! -e x ] || fail "wrong usage has made a database"
 raw 0 options
 has "$out" "cache"
@@ -124,6 +127,8 @@ is "$out" "a${lf}b"
 head -c 1048576 /dev/zero | tr '\0' z >largest
 "$ashlar" put "$opts" db towns largest - <largest || fail "the largest value was refused"
 "$ashlar" get db towns largest | cmp -s - <(cat largest; echo) || fail "the largest value came back changed"
+"$ashlar" put "$opts" db towns unread - <. 2>err && fail "an input that cannot be read was taken for an empty value"
+has "$(<err)" "could not be read"
 echo >>largest
 "$ashlar" put "$opts" db towns larger - <largest 2>err && fail "a value that is too large was taken"
 has "$(<err)" ASH_TOO_LARGE
