@@ -14,6 +14,10 @@
  *     on the same session or cursor, unless said otherwise.
  *   - "May block" means: may wait for I/O, a lock or the log.  On a plain thread the thread waits;
  *     inside a function run by ash_run() only the fiber waits.
+ *   - Each function names the codes of its own.  Besides, every call may return ASH_MISUSE (a handle
+ *     after fork, of another database, or in the wrong state) and ASH_NO_MEMORY; what reads may
+ *     return ASH_IO and ASH_CORRUPT; what reads rows, ASH_SNAPSHOT_TOO_OLD; what changes something,
+ *     ASH_READ_ONLY, ASH_NO_SPACE, ASH_IO and ASH_POISONED.
  *   - Destructors (close, end, free) accept NULL.
  *   - A session, its transaction and its cursors may move between threads, but only one thread
  *     may use them at a time.  The database handle may be used by all threads at once.
@@ -133,7 +137,10 @@ enum {
 /* Opens the database in directory `path`; recovers it first when it was not closed cleanly.
  * `options` is NULL or a string "name=value,name=value" (sizes take KiB, MiB, GiB; see
  * ash_option_next). May block.  One process at a time: otherwise ASH_BUSY.  The caller closes
- * *db_out with ash_close(). */
+ * *db_out with ash_close().  Also: ASH_INVALID (an option, the flags), ASH_NOT_A_DATABASE, ASH_EXISTS
+ * (EXCLUSIVE), ASH_VERSION_MISMATCH, ASH_CORRUPT (also a log without its data file: nothing is
+ * created over it), ASH_READ_ONLY (recovery would have to write), ASH_UNSUPPORTED
+ * (io_backend=uring where it is forbidden). */
 ASH_API ASH_MUST_CHECK ash_rc ash_open(const char *path, unsigned flags, const char *options,
                                        ash_db **db_out);
 
@@ -159,7 +166,9 @@ struct ash_option_info {
  * static. */
 ASH_API bool ash_option_next(unsigned *iter, struct ash_option_info *info_out);
 
-/* Reads or changes one option of an open database.  `value` needs room for `size` bytes. */
+/* Reads or changes one option of an open database.  `value` needs room for `size` bytes.
+ * ASH_INVALID: there is none of that name, it is fixed while the database is open, the value is out
+ * of its range, or the room is too small. */
 ASH_API ASH_MUST_CHECK ash_rc ash_option_get(ash_db *db, const char *name, char *value_out,
                                              size_t size);
 ASH_API ASH_MUST_CHECK ash_rc ash_option_set(ash_db *db, const char *name, const char *value);
@@ -198,12 +207,12 @@ struct ash_txn_options {
 ASH_API ASH_MUST_CHECK ash_rc ash_session_open(ash_db *db, ash_session **session_out);
 ASH_API void ash_session_close(ash_session *session);
 
-/* Durability of the session's autocommitted calls (default: the option `durability`). */
+/* Durability of the session's autocommitted calls (default: the option `durability`).  ASH_INVALID. */
 ASH_API ASH_MUST_CHECK ash_rc ash_session_durability(ash_session *session,
                                                      enum ash_durability durability);
 
 /* Begins a transaction; `options` NULL means snapshot isolation and the session's durability.
- * ASH_MISUSE when one is open.  Without a transaction every data call below is a transaction of its
+ * ASH_MISUSE when one is open, ASH_INVALID for an unknown isolation or durability.  Without a transaction every data call below is a transaction of its
  * own (autocommit). */
 ASH_API ASH_MUST_CHECK ash_rc ash_begin(ash_session *session,
                                         const struct ash_txn_options *options);
@@ -219,7 +228,8 @@ ASH_API ASH_MUST_CHECK ash_rc ash_commit(ash_session *session);
  * later. */
 ASH_API ASH_MUST_CHECK ash_rc ash_commit_ticket(ash_session *session, uint64_t *ticket_out);
 /* Waits until the ticket's commit is durable.  May block.  Tickets are ordered: waiting for one
- * covers all smaller ones. */
+ * covers all smaller ones.  ASH_NO_SPACE: not durable yet, ask again; ASH_IO, ASH_POISONED: only
+ * reopening tells. */
 ASH_API ASH_MUST_CHECK ash_rc ash_ticket_wait(ash_db *db, uint64_t ticket);
 /* True when the ticket's commit is durable.  Does not block. */
 ASH_API bool ash_ticket_done(ash_db *db, uint64_t ticket);
@@ -229,11 +239,13 @@ typedef void (*ash_commit_fn)(void *arg, ash_rc rc);
 ASH_API ASH_MUST_CHECK ash_rc ash_commit_callback(ash_session *session, ash_commit_fn fn,
                                                   void *arg);
 
-/* Undoes everything since ash_begin().  May block.  Fails only when the database is poisoned. */
+/* Undoes everything since ash_begin().  May block.  Fails only when the database is poisoned or a
+ * page cannot be read (then the next open undoes it); ASH_MISUSE without a transaction. */
 ASH_API ash_rc ash_rollback(ash_session *session);
 
 /* Sets a savepoint (any number, O(1)) / undoes everything after it; it stays set.  `*savepoint_out`
- * is an ordinary number. */
+ * is an ordinary number.  ASH_INVALID: not a savepoint of this transaction.  After a rollback_to that
+ * failed half way only ash_rollback() is left (ASH_MISUSE). */
 ASH_API ASH_MUST_CHECK ash_rc ash_savepoint(ash_session *session, uint64_t *savepoint_out);
 ASH_API ASH_MUST_CHECK ash_rc ash_rollback_to(ash_session *session, uint64_t savepoint);
 
@@ -247,13 +259,15 @@ struct ash_table_options {
 };
 
 /* Creates or drops a table.  Transactional: visible to others at commit, undone by rollback.  Drop
- * returns the space in the background.  `options` may be NULL.  May block. */
+ * returns the space in the background.  `options` may be NULL.  May block.  ASH_EXISTS, ASH_NOT_FOUND,
+ * ASH_INVALID (name, page size); ASH_CONFLICT, ASH_DEADLOCK, ASH_LOCK_TIMEOUT: another transaction
+ * creates or drops the same table. */
 ASH_API ASH_MUST_CHECK ash_rc ash_table_create(ash_session *session, const char *name,
                                                const struct ash_table_options *options);
 ASH_API ASH_MUST_CHECK ash_rc ash_table_drop(ash_session *session, const char *name);
 
 /* Opens a table for use by every session of the database.  Close it before the database; a handle
- * of a dropped table returns ASH_NOT_FOUND. */
+ * of a dropped table returns ASH_NOT_FOUND.  ASH_INVALID: no table can have such a name. */
 ASH_API ASH_MUST_CHECK ash_rc ash_table_open(ash_session *session, const char *name,
                                              ash_table **table_out);
 ASH_API void ash_table_close(ash_table *table);
@@ -266,7 +280,8 @@ ASH_API ASH_MUST_CHECK ash_rc ash_table_list(ash_session *session, ash_table_lis
 /* ---- Rows ---------------------------------------------------------------------------------- */
 
 /* Reads one row.  `*value_out` stays valid until the session's next call.  ASH_NOT_FOUND when
- * absent.  May block. */
+ * absent, or when the table was dropped.  ASH_TOO_LARGE, ASH_INVALID: no key can be like this one.
+ * May block. */
 ASH_API ASH_MUST_CHECK ash_rc ash_get(ash_session *session, ash_table *table, struct ash_slice key,
                                       struct ash_slice *value_out);
 
@@ -283,14 +298,16 @@ enum ash_lock_wait {
 };
 
 /* Reads the newest committed version and locks the row until the transaction ends (needs a
- * transaction).  ASH_NOT_FOUND locks nothing. */
+ * transaction).  ASH_NOT_FOUND locks nothing.  ASH_CONFLICT (snapshot isolation: the row has changed
+ * since), ASH_DEADLOCK, ASH_LOCK_TIMEOUT, ASH_WOULD_BLOCK. */
 ASH_API ASH_MUST_CHECK ash_rc ash_get_for_update(ash_session *session, ash_table *table,
                                                  struct ash_slice key, enum ash_lock_wait wait,
                                                  struct ash_slice *value_out);
 
 /* Writes one row: put inserts or replaces; insert fails with ASH_EXISTS; update and delete fail
  * with ASH_NOT_FOUND. Locks the row until the transaction ends.  A failed call leaves the
- * transaction usable.  May block. */
+ * transaction usable.  May block.  ASH_CONFLICT (the row has changed since the snapshot),
+ * ASH_DEADLOCK, ASH_LOCK_TIMEOUT, ASH_TOO_LARGE, ASH_INVALID (a size without bytes). */
 ASH_API ASH_MUST_CHECK ash_rc ash_put(ash_session *session, ash_table *table, struct ash_slice key,
                                       struct ash_slice value);
 ASH_API ASH_MUST_CHECK ash_rc ash_insert(ash_session *session, ash_table *table,
@@ -303,7 +320,8 @@ ASH_API ASH_MUST_CHECK ash_rc ash_delete(ash_session *session, ash_table *table,
 /* Loads rows in ascending key order into an empty table, filling pages and writing them in large
  * writes.  `next` fills key and value and returns ASH_OK, or ASH_NOT_FOUND at the end, or an error
  * that stops the load.  All or nothing: after a failure or crash the table is empty.  Not inside a
- * transaction (ASH_MISUSE). */
+ * transaction (ASH_MISUSE).  ASH_EXISTS: the table is not empty; ASH_CONFLICT: somebody else is
+ * loading it; ASH_INVALID: the keys do not ascend; ASH_TOO_LARGE; ASH_NOT_FOUND: it was dropped. */
 typedef ash_rc (*ash_bulk_next_fn)(void *arg, struct ash_slice *key_out,
                                    struct ash_slice *value_out);
 ASH_API ASH_MUST_CHECK ash_rc ash_bulk_load(ash_session *session, ash_table *table,
@@ -326,7 +344,9 @@ struct ash_row {
 /* Opens a cursor; `options` NULL means all rows, ascending; the bounds are copied.  It sees the
  * transaction's snapshot and its own later changes; outside a transaction it takes a snapshot that
  * lives until it is closed.  It stays valid while others split or change pages, and ends with its
- * transaction. */
+ * transaction: ASH_MISUSE from then on.  ASH_NOT_FOUND: the table was dropped; ASH_TOO_LARGE,
+ * ASH_INVALID: a bound.  With read committed a drop may come while the cursor is open: its moves then
+ * return ASH_CONFLICT. */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_open(ash_session *session, ash_table *table,
                                               const struct ash_cursor_options *options,
                                               ash_cursor **cursor_out);
@@ -341,7 +361,7 @@ ASH_API ASH_MUST_CHECK ash_rc ash_cursor_prev(ash_cursor *cursor, struct ash_row
  * or before). */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_seek(ash_cursor *cursor, struct ash_slice key);
 /* Fills up to `capacity` rows; all stay valid until the next call on the cursor.  ASH_NOT_FOUND
- * when there was none. */
+ * when there was none, ASH_INVALID when `capacity` is 0. */
 ASH_API ASH_MUST_CHECK ash_rc ash_cursor_batch(ash_cursor *cursor, size_t capacity,
                                                struct ash_row *rows_out, size_t *count_out);
 
