@@ -2,7 +2,7 @@
  *
  * iob.c - the command `ashlar-bench io`.
  *
- * Exit status: 0 all ran; 1 a job failed or found wrong data; 2 wrong usage, or a file that cannot
+ * Exit status: 0 all ran; 128 + n after signal n, with the report of what was done; 1 a job failed or found wrong data; 2 wrong usage, or a file that cannot
  * be used.
  */
 #include "iob.h"
@@ -12,6 +12,24 @@
 
 #include <errno.h>
 #include <string.h>
+
+volatile sig_atomic_t iob_interrupted;
+
+static void
+on_signal(int signal)
+{
+    iob_interrupted = signal;
+}
+
+/* Once: a second signal ends the program as usual. */
+static void
+catch_signals(void)
+{
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
+
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+}
 
 static int
 complain(void)
@@ -46,7 +64,7 @@ run_and_report(const struct iob_setup *s, FILE *f)
         if (run.result[i].stats.error != 0)
             fprintf(stderr, "ashlar-bench io: job %s: %s\n", run.result[i].job->name,
                     run.result[i].stats.message);
-    int status = run.failed ? 1 : 0;
+    int status = run.failed ? 1 : iob_interrupted != 0 ? 128 + iob_interrupted : 0;
     iob_run_deinit(&run);
     return status;
 }
@@ -79,6 +97,7 @@ iob_main(int argc, char **argv)
     int status = 0;
 
     log_hook(on_log, NULL);
+    catch_signals();
     iob_setup_init(&setup);
     ash_rc rc = iob_arguments(&setup, argc, argv);
     if (rc == ASH_OK && setup.command.help != 0)

@@ -32,6 +32,7 @@
 #include "base/random.h"
 #include "storage/io.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 #define IOB_UNIT        IO_ALIGN /* the disk manager moves multiples of this; so does verify */
@@ -70,6 +71,12 @@ enum iob_engine {
     IOB_ENGINE_PVSYNC2
 };
 
+enum iob_fallocate {
+    IOB_FALLOCATE_NATIVE,
+    IOB_FALLOCATE_POSIX, /* the same */
+    IOB_FALLOCATE_NONE
+};
+
 enum iob_verify_kind {
     IOB_VERIFY_0,
     IOB_VERIFY_NONE,
@@ -93,7 +100,8 @@ struct iob_job {
     uint64_t nrfiles, file_service_type;
     uint64_t rw, rwmixread, rwmixwrite;
     struct iob_sizes bs[IOB_DIRS];
-    uint64_t size, io_size, filesize, offset, offset_increment;
+    uint64_t size, size_percent; /* one of them, or neither */
+    uint64_t io_size, filesize, offset, offset_increment;
     uint64_t iodepth, iodepth_batch, numjobs, thread, group_reporting, stonewall, startdelay;
     uint64_t ioengine, direct, buffered, fixedbufs, registerfiles, sqthread_poll, hipri;
     uint64_t sync, fsync, fdatasync, end_fsync;
@@ -104,7 +112,7 @@ struct iob_job {
     uint64_t iomem_align, zero_buffers;
     uint64_t clat_percentiles, percentiles;
     double percentile[IOB_PERCENT_MAX];
-    uint64_t unlink, allow_overwrite, allow_mounted_write;
+    uint64_t fallocate, invalidate, unlink, allow_overwrite, allow_mounted_write;
     const char *given[IOB_OPTION_MAX]; /* by row: the text of what the user gave, else NULL */
 };
 
@@ -388,6 +396,8 @@ ASH_MUST_CHECK ash_rc iob_ladder(const struct iob_setup *s, FILE *f);
 
 /* ---- iob.c ---- */
 
+/* Set by SIGINT and SIGTERM: jobs end, what they measured is reported. */
+extern volatile sig_atomic_t iob_interrupted;
 int iob_main(int argc, char **argv);
 
 #endif

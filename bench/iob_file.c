@@ -246,7 +246,9 @@ static ash_rc
 grow(const struct iob_job *job, struct iob_file *f, uint64_t bytes)
 {
     uint64_t from = f->size;
-    ash_rc rc = io_file_allocate(f->f, bytes, /* zero: */ false);
+    ash_rc rc = job->fallocate == IOB_FALLOCATE_NONE
+                    ? io_file_truncate(f->f, bytes)
+                    : io_file_allocate(f->f, bytes, /* zero: */ false);
 
     /* What a mixed job reads may be written before or not: filled, too. */
     if (rc == ASH_OK && iob_reads(job)) {
@@ -327,12 +329,24 @@ check_polled(const struct iob_job *job, const struct iob_file *f)
                          f->path);
 }
 
+/* A buffered job would measure memory instead of the device.  Best effort: dirty pages stay. */
+static void
+invalidate(const struct iob_job *job, const struct iob_file *f)
+{
+    int fd = job->direct != 0 || job->invalidate == 0 ? -1 : open(f->path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return;
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    close(fd);
+}
+
 static ash_rc
 open_existing(const struct iob_job *job, struct io *io, struct iob_file *f, uint64_t need,
               bool readonly)
 {
     bool ours = marked(f->path, &f->filled);
-    bool change = iob_writes(job) || (need > 0 && ours && !readonly);
+    bool change = iob_writes(job) || (need > f->size && ours && !readonly);
     ash_rc rc = iob_writes(job) ? may_write(job, f, ours) : ASH_OK;
 
     if (rc == ASH_OK)
@@ -344,6 +358,8 @@ open_existing(const struct iob_job *job, struct io *io, struct iob_file *f, uint
             f, io, (change ? 0 : IO_READ_ONLY) | (job->sync != 0 && job->sync != 1 ? IO_DSYNC : 0));
     if (rc == ASH_OK)
         rc = io_file_size(f->f, &f->size);
+    if (rc == ASH_OK)
+        invalidate(job, f);
     if (rc != ASH_OK || f->size >= need)
         return rc;
     if (f->block_device || !ours || readonly || (iob_verifies(job) && !iob_writes(job)))
@@ -390,6 +406,7 @@ open_file(const struct iob_job *job, struct io *io, struct iob_file *f, uint64_t
     if (stat(f->path, &st) != 0)
         return create(job, io, f, need, readonly);
     f->block_device = S_ISBLK(st.st_mode);
+    f->size = (uint64_t)st.st_size; /* until it is open: a device's is not known yet */
     if (!f->block_device && !S_ISREG(st.st_mode))
         return ash_raise_obj(ASH_INVALID, f->path, "%s is neither a file nor a block device.",
                              f->path);
@@ -404,6 +421,8 @@ settle_length(const struct iob_job *job, struct iob_files *files, uint64_t befor
 
     for (unsigned i = 0; i < files->count; i++)
         least = min_u64(least, files->file[i].size);
+    if (job->size_percent != 0)
+        least = (uint64_t)((unsigned __int128)least * job->size_percent / 100);
     if (files->length == 0)
         files->length = least > before ? round_down(least - before, IOB_UNIT) : 0;
     if (files->length >= largest)

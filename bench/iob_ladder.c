@@ -118,7 +118,7 @@ iob_ladder(const struct iob_setup *s, FILE *f)
             "p99 us", "gain", "gain");
     fprintf(f, "%-20s %10s %8s %9s %9s %9s %9s %9s\n", "iodepth as the job", "", "per I/O",
             "per I/O", "", "", "IOPS", "IOPS/CPU");
-    for (size_t i = 0; i < ASH_ARRAY_SIZE(rungs); i++)
+    for (size_t i = 0; i < ASH_ARRAY_SIZE(rungs) && iob_interrupted == 0; i++)
         climb(s, &rungs[i], f, &before);
     fprintf(f, "%-20s not run: the disk manager has no NVMe passthrough.\n", "  + passthrough");
     fprintf(f, "\nGains are over the line before.  cpu us: of the whole process, kernel workers "

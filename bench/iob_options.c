@@ -29,9 +29,10 @@ enum kind {
     KIND_NUMBER,
     KIND_NUMBERS, /* read[,write] */
     KIND_SIZE,
-    KIND_RATES,   /* read[,write], sizes per second */
-    KIND_SECONDS, /* a time; without a unit in seconds */
-    KIND_MICROS,  /* a time; without a unit in microseconds */
+    KIND_SIZE_OR_SHARE, /* a size, or percent of the file in the number behind it */
+    KIND_RATES,         /* read[,write], sizes per second */
+    KIND_SECONDS,       /* a time; without a unit in seconds */
+    KIND_MICROS,        /* a time; without a unit in microseconds */
     KIND_BOOL,
     KIND_CHOICE,
     KIND_BLOCK, /* the ways to say block sizes */
@@ -65,13 +66,15 @@ static const struct row rows[] = {
     { "directory", NULL, KIND_TEXT, JOB(directory), 0, 0, "DIR", NULL, "where relative file names are" },
     { "nrfiles", NULL, KIND_NUMBER, JOB(nrfiles), 1, IOB_FILES_MAX, "N", "1", "files per clone when filename is not given" },
     { "file_service_type", NULL, KIND_CHOICE, JOB(file_service_type), 0, 0, "roundrobin|random", "roundrobin", "how the next of several files is chosen" },
-    { "size", NULL, KIND_SIZE, JOB(size), IOB_UNIT, BIG, "BYTES", NULL, "what one clone reads and writes, divided among its files; default: the existing files" },
+    { "size", NULL, KIND_SIZE_OR_SHARE, JOB(size), IOB_UNIT, BIG, "BYTES|PERCENT%", NULL, "what one clone reads and writes, divided among its files, or so much of each existing one; default: 100%" },
     { "io_size", "io_limit", KIND_SIZE, JOB(io_size), IOB_UNIT, BIG, "BYTES", NULL, "bytes to move before the job ends; default: size" },
     { "filesize", NULL, KIND_SIZE, JOB(filesize), IOB_UNIT, BIG, "BYTES", NULL, "of a file that is made; default: what the job needs" },
     { "offset", NULL, KIND_SIZE, JOB(offset), 0, BIG, "BYTES", NULL, "where in each file the region begins; it is size bytes long" },
     { "offset_increment", NULL, KIND_SIZE, JOB(offset_increment), 0, BIG, "BYTES", NULL, "added to offset once per clone" },
     { "allow_overwrite", NULL, KIND_BOOL, JOB(allow_overwrite), 0, 1, NULL, "0", "lets a job write to a block device or to a file that ashlar-bench did not make (not in fio)" },
     { "allow_mounted_write", NULL, KIND_BOOL, JOB(allow_mounted_write), 0, 1, NULL, "0", "lets a job write to a block device that is in use" },
+    { "fallocate", NULL, KIND_CHOICE, JOB(fallocate), 0, 0, "native|posix|none", "native", "whether files that are made get their blocks at once" },
+    { "invalidate", NULL, KIND_BOOL, JOB(invalidate), 0, 1, NULL, "1", "drops what the page cache holds of existing files before the job" },
     { "unlink", NULL, KIND_BOOL, JOB(unlink), 0, 1, NULL, "0", "removes files that this run made" },
     /* which I/O */
     { "rw", "readwrite", KIND_CHOICE, JOB(rw), 0, 0, "read|write|randread|randwrite|rw|readwrite|randrw", "read", "the pattern" },
@@ -452,6 +455,30 @@ set_percentiles(const struct row *row, const char *where, const char *text, stru
     return ASH_OK;
 }
 
+/* out[0]: the size, or 0; out[1]: the percentage, or 0. */
+static ash_rc
+set_size_or_share(const struct row *row, const char *where, const char *text, uint64_t out[2])
+{
+    uint64_t v;
+    const char *rest;
+
+    if (digits(text, &v, &rest) && strcmp(rest, "%") == 0) {
+        if (v < 1 || v > 100)
+            return bad_value(row, where, text, "a share from 1% to 100%");
+        out[0] = 0;
+        out[1] = v;
+        return ASH_OK;
+    }
+    if (!iob_parse_size(text, &v))
+        return bad_value(row, where, text, "a size like 4096, 64k or 1g, or a share like 50%");
+    ash_rc rc = in_range(row, where, text, v);
+    if (rc == ASH_OK) {
+        out[0] = v;
+        out[1] = 0;
+    }
+    return rc;
+}
+
 static ash_rc
 set(const struct row *row, const char *where, const char *text, void *base)
 {
@@ -461,6 +488,7 @@ set(const struct row *row, const char *where, const char *text, void *base)
     ash_rc rc = ASH_OK;
 
     switch (row->kind) {
+    case KIND_SIZE_OR_SHARE: return set_size_or_share(row, where, text, field);
     case KIND_TEXT:
         if (*text == '\0')
             return ash_raise_obj(ASH_INVALID, row->name, "%s: needs a value.", where);

@@ -515,7 +515,7 @@ iob_run(const struct iob_setup *s, struct iob_run *run_out)
     unsigned number = 0, next;
     ash_rc rc = ASH_OK;
 
-    for (unsigned i = 0; i < s->jobs && rc == ASH_OK; i = next) {
+    for (unsigned i = 0; i < s->jobs && rc == ASH_OK && iob_interrupted == 0; i = next) {
         for (next = i + 1; next < s->jobs && s->job[next]->stonewall == 0; next++)
             continue;
         rc = run_group(s, i, next, &run, number++);

@@ -383,7 +383,7 @@ measured_part(struct iob_worker *w)
         unsigned n = 0;
         if (!atomic_load_explicit(&w->measuring, memory_order_relaxed) && now_ns >= ramp_end_ns)
             start_measuring(w, now_ns);
-        bool over = w->stop || now_ns >= end_ns;
+        bool over = w->stop || now_ns >= end_ns || iob_interrupted != 0;
         if (!over && w->frees > 0)
             n = gather(w, now_ns, &wake_ns);
         if (n > 0)
@@ -437,6 +437,7 @@ check_file(struct iob_worker *w, unsigned f)
 
     while (more || w->in_flights > 0) {
         unsigned n = 0;
+        more = more && iob_interrupted == 0;
         while (more && !w->stop && w->frees > 0) {
             struct iob_slot *s = w->free[w->frees - 1];
             s->op = (struct iob_op){ .dir = IOB_READ, .file = f };

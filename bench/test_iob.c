@@ -95,6 +95,9 @@ static const struct {
     { "--iodepth=4x", "number" },
     { "--iodepth=99999999999999999999", "number" },
     { "--size=big", "size" },
+    { "--size=0%", "share" },
+    { "--size=101%", "share" },
+    { "--size=50%x", "size" },
     { "--size=99999999t", "size" },
     { "--runtime=5parsecs", "time" },
     { "--runtime=99999999999", "1000 days" },
@@ -550,6 +553,20 @@ START_TEST(a_short_file_is_not_grown_unless_ours)
 }
 END_TEST
 
+START_TEST(a_share_is_of_the_existing_file)
+{
+    struct iob_files files;
+
+    put_file("f", 65536);
+    ck_assert_int_eq(open_files("--filename=f --rw=read --size=50%", &files), ASH_OK);
+    ck_assert_uint_eq(files.length, 32768);
+    iob_files_close(setup.job[0], &files, false);
+    ck_assert_int_eq(open_files("--filename=f --rw=read --size=100% --offset=60k", &files), ASH_OK);
+    ck_assert_uint_eq(files.length, 4096);
+    iob_files_close(setup.job[0], &files, false);
+}
+END_TEST
+
 START_TEST(missing_files_are_made_only_where_allowed)
 {
     struct iob_files files;
@@ -617,6 +634,7 @@ suite(void)
     tcase_add_checked_fixture(t, files_begin, files_end);
     tcase_add_test(t, a_foreign_file_is_not_written_to);
     tcase_add_test(t, a_short_file_is_not_grown_unless_ours);
+    tcase_add_test(t, a_share_is_of_the_existing_file);
     tcase_add_test(t, missing_files_are_made_only_where_allowed);
     tcase_add_test(t, clones_have_their_own_files);
     suite_add_tcase(s, t);

@@ -169,6 +169,36 @@ io --name=a --filename=precious --size=1m --rw=write --allow_overwrite=1
 device=$(lsblk -dnpo NAME 2>/dev/null | head -1 || true)
 [ -z "$device" ] || [ ! -r "$device" ] || refuse 2 "is a block device; allow_overwrite=1" --name=a --filename="$device" --size=1m --rw=randwrite
 
+# A signal ends the job, not the report.
+"$bench" io --directory="$dir" --name=i --filename=a --rw=randread --time_based --runtime=60 --output="$dir/json" --output-format=json &
+pid=$!
+sleep 0.5
+kill -INT $pid
+got=0
+wait $pid || got=$?
+[ $got = 130 ] || fail "SIGINT: ended with $got"
+holds "job['read']['total_ios'] > 0 and job['read']['runtime'] < 30000"
+
+# A block device is written to when that is wanted, but not while it is in use (a loop device, where one may be made).
+truncate -s 4m "$dir/image"
+if loop=$(losetup -f --show "$dir/image" 2>/dev/null); then
+    trap 'losetup -d "$loop"; rm -rf "$dir"' EXIT
+    refuse 2 "$loop is a block device; allow_overwrite=1" --name=b --filename="$loop" --rw=write
+    io --name=b --filename="$loop" --rw=randwrite --size=50% --verify=crc32c --allow_overwrite=1 --direct=1 --iodepth=4
+    holds "job['write']['io_bytes'] == 2 << 20 and job['ashlar']['verified_blocks'] == 512"
+    refuse 2 "has 4194304 bytes, but job b needs 8388608" --name=b --filename="$loop" --rw=read --size=8m
+    python3 -c "import os,sys,time; os.open(sys.argv[1], os.O_RDONLY | os.O_EXCL); print(flush=True); time.sleep(60)" "$loop" >"$dir/held" &
+    holder=$!
+    while [ ! -s "$dir/held" ]; do sleep 0.05; done
+    refuse 2 "allow_mounted_write=1" --name=b --filename="$loop" --rw=write --allow_overwrite=1
+    kill $holder
+    wait $holder || true
+    losetup -d "$loop"
+    trap 'rm -rf "$dir"' EXIT
+else
+    echo "no loop device here: the part about block devices is left out"
+fi
+
 # A file system without O_DIRECT (ramfs, where it may be mounted).
 cat >"$dir/ramfs.sh" <<EOT
 mount -t ramfs none "$dir/ram" || exit 77
