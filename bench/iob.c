@@ -2,8 +2,8 @@
  *
  * iob.c - the command `ashlar-bench io`.
  *
- * Exit status: 0 all ran; 128 + n after signal n, with the report of what was done; 1 a job failed or found wrong data; 2 wrong usage, or a file that cannot
- * be used.
+ * Exit status: 0 all ran; 1 a job failed or found wrong data; 2 wrong usage, or a file that cannot
+ * be used; 128 + n after signal n, with a report of what was done until then.
  */
 #include "iob.h"
 
