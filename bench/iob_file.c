@@ -77,11 +77,11 @@ resolve(const char *path, char **out)
         if (errno != ENOENT || realpath(parent, real) == NULL)
             return ash_raise_sys(ASH_NOT_FOUND, errno, path, "%s cannot be used: %s.", path,
                                  strerror(errno));
-        size_t used = strlen(real);
+        size_t used = strlen(real), room = sizeof(real) - used;
         const char *name = slash == NULL ? path : slash + 1;
-        if (used + strlen(name) + 2 > sizeof(real))
+        int size = snprintf(real + used, room, "%s%s", used > 1 ? "/" : "", name);
+        if (size < 0 || (size_t)size >= room)
             return ash_raise_obj(ASH_INVALID, path, "The path of %s is too long.", path);
-        snprintf(real + used, sizeof(real) - used, "%s%s", used > 1 ? "/" : "", name);
     }
     *out = mem_strdup(MEM_TOOL, real);
     return *out == NULL ? ASH_NO_MEMORY : ASH_OK;

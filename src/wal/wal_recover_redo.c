@@ -220,10 +220,9 @@ redo_from(struct recovery *r, uint64_t lsn)
 ash_rc
 recover__redo(struct recovery *r)
 {
-    struct buf_log_ops ops = { .ctx = r,
-                               .flush_to = redo_flush_to,
-                               .durable = redo_durable,
-                               .append_map = redo_append_map };
+    struct buf_log_ops ops = {
+        .ctx = r, .flush_to = redo_flush_to, .durable = redo_durable, .append_map = redo_append_map
+    };
     uint64_t oldest = recover__table_oldest(&r->dirty);
 
     if (oldest == NOTHING_TO_REDO)

@@ -54,11 +54,11 @@ body(struct db_env *e)
         put(s, u.table, i, 0);
     must_ok(task_spawn(e->rt, "user", user_main, &u, &u.task));
     for (unsigned i = 1; i <= 12; i++) { /* the i-th read takes as long as many checkpoints */
-        sim_disk_fault(e->disk, &(struct sim_fault){ .kind = SIM_FAULT_DELAY,
-                                                     .op = IO_OP_READ,
-                                                     .nth = sim_disk_requests(e->disk, IO_OP_READ) +
-                                                            i,
-                                                     .delta = 100000000 });
+        sim_disk_fault(e->disk,
+                       &(struct sim_fault){ .kind = SIM_FAULT_DELAY,
+                                            .op = IO_OP_READ,
+                                            .nth = sim_disk_requests(e->disk, IO_OP_READ) + i,
+                                            .delta = 100000000 });
         db_env_verify(u.db);
         sim_disk_fault(e->disk, NULL);
     }

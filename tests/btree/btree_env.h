@@ -74,10 +74,9 @@ rig_open(struct rig *r, struct env *e, uint64_t cache)
     r->env.pstore = r->ps;
     r->env.rt = e->rt;
     ck_ok(btree_env_init(&r->env));
-    struct buf_log_ops log = { .ctx = r,
-                               .flush_to = rig_flush_to,
-                               .durable = rig_durable,
-                               .append_map = rig_append_map };
+    struct buf_log_ops log = {
+        .ctx = r, .flush_to = rig_flush_to, .durable = rig_durable, .append_map = rig_append_map
+    };
     ck_ok(buf_start(r->env.pool, &log));
     struct txn_options txn = { .io = e->io,
                                .pool = r->env.pool,
