@@ -267,7 +267,8 @@ ASH_API ASH_MUST_CHECK ash_rc ash_table_create(ash_session *session, const char 
 ASH_API ASH_MUST_CHECK ash_rc ash_table_drop(ash_session *session, const char *name);
 
 /* Opens a table for use by every session of the database.  Close it before the database; a handle
- * of a dropped table returns ASH_NOT_FOUND.  ASH_INVALID: no table can have such a name. */
+ * of a dropped table returns ASH_NOT_FOUND, and so does opening one in a transaction that began
+ * before the drop.  ASH_INVALID: no table can have such a name. */
 ASH_API ASH_MUST_CHECK ash_rc ash_table_open(ash_session *session, const char *name,
                                              ash_table **table_out);
 ASH_API void ash_table_close(ash_table *table);

@@ -51,6 +51,8 @@ ash_table_open(ash_session *s, const char *name, ash_table **table_out)
     if (rc == ASH_OK)
         rc = api__end(s, catalog_table_open(s->db->catalog, s->txn, name, &handle->table));
     if (rc != ASH_OK) {
+        if (handle->table != NULL) /* found, but by a snapshot that was given up meanwhile */
+            catalog_table_close(s->db->catalog, handle->table);
         mem_free(MEM_API, handle);
         return rc;
     }

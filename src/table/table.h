@@ -13,9 +13,11 @@
  *       user's transaction deletes the name and inserts the "\0drop" row.  So at every moment,
  *       after every rollback and crash, a tree is owned by exactly one row, and what "\0drop" owns
  *       is reaped.
- *   R2  A dropped tree is reaped only when the horizon has passed an LSN read after its table was
- *       marked dropped in memory; an operation takes its snapshot before it looks at that mark.  So
- *       nobody is inside a tree that is being freed.
+ *   R2  A dropped tree is reaped only when the horizon has passed (is above) an LSN read after its
+ *       table was marked dropped in memory; an operation takes its snapshot before it looks at that
+ *       mark.  Marking and queueing for the reaper are one step under the catalog's mutex, and a
+ *       queued tree cannot be opened: a handle made late, by a snapshot from before the drop, would
+ *       have no mark.  So nobody is inside a tree that is being freed.
  */
 #ifndef ASH_TABLE_H
 #define ASH_TABLE_H

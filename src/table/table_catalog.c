@@ -148,7 +148,12 @@ catalog_note_change(struct catalog_changes *changes, struct txn *t, const struct
 
     if (change == NULL)
         return ASH_NO_MEMORY;
-    change->row = *row;
+    change->reap = mem_zalloc(MEM_TABLE, sizeof(*change->reap));
+    if (change->reap == NULL) {
+        mem_free(MEM_TABLE, change);
+        return ASH_NO_MEMORY;
+    }
+    change->reap->row = *row;
     change->create = create;
     change->savepoint = txn_savepoint(t);
     change->next = changes->head;
@@ -162,6 +167,7 @@ catalog_forget_change(struct catalog_changes *changes)
     struct catalog_change *change = changes->head;
 
     changes->head = change->next;
+    mem_free(MEM_TABLE, change->reap);
     mem_free(MEM_TABLE, change);
 }
 
@@ -290,6 +296,12 @@ catalog_table_open(struct catalog *c, struct txn *t, const char *name, struct ta
     if (rc != ASH_OK)
         return rc;
     task_mutex_lock(&c->mutex);
+    /* The row is that of t's snapshot; a drop that was committed since has marked only the tables
+     * that were open by then, and the reaper waits for t, but not for the new handle (R2). */
+    if (catalog__reap_waits(c, row.tree) && !PLANTED(395)) {
+        rc = ash_raise_obj(ASH_NOT_FOUND, name, "Table \"%s\" has just been dropped.", name);
+        goto out;
+    }
     LIST_FOREACH(it, &c->tables) {
         struct table *open = list_entry(it, struct table, link);
         if (open->bt.tree == row.tree)
@@ -415,15 +427,12 @@ out_detach:
 /* ---- Ends of transactions ---- */
 
 static void
-catalog_mark_dropped(struct catalog *c, uint32_t tree)
+catalog_drop_changed(struct catalog *c, struct catalog_change *change)
 {
-    task_mutex_lock(&c->mutex);
-    LIST_FOREACH(it, &c->tables) {
-        struct table *table = list_entry(it, struct table, link);
-        if (table->bt.tree == tree)
-            atomic_store(&table->dropped, true);
-    }
-    task_mutex_unlock(&c->mutex);
+    struct catalog_reap *reap = change->reap;
+
+    change->reap = NULL;
+    catalog__drop_tree(c, reap);
 }
 
 void
@@ -431,11 +440,8 @@ catalog_committed(struct catalog *c, struct catalog_changes *changes)
 {
     while (changes->head != NULL) {
         struct catalog_change *change = changes->head;
-        if (!change->create) {
-            if (!PLANTED(143))
-                catalog_mark_dropped(c, change->row.tree);
-            catalog__reap_later(c, &change->row);
-        }
+        if (!change->create)
+            catalog_drop_changed(c, change);
         catalog_forget_change(changes);
     }
 }
@@ -445,11 +451,8 @@ catalog_rolled_back(struct catalog *c, struct catalog_changes *changes, uint64_t
 {
     while (changes->head != NULL && (changes->head->savepoint >= savepoint || PLANTED(145))) {
         struct catalog_change *change = changes->head;
-        if (change->create) {
-            catalog_mark_dropped(c, change->row.tree);
-            if (!PLANTED(142))
-                catalog__reap_later(c, &change->row);
-        }
+        if (change->create && !PLANTED(142))
+            catalog_drop_changed(c, change);
         catalog_forget_change(changes);
     }
 }

@@ -16,17 +16,17 @@
 
 #define CATALOG_DROP_KEY 9u
 
-struct catalog_change {
-    struct catalog_change *next; /* newest first */
-    struct table_row row;
-    bool create;        /* else a drop */
-    uint64_t savepoint; /* of the transaction before the change */
-};
-
 struct catalog_reap {
     struct catalog_reap *next;
     struct table_row row;
-    uint64_t after; /* the horizon must reach this LSN (R2) */
+    uint64_t after; /* the horizon must pass this LSN (R2) */
+};
+
+struct catalog_change {
+    struct catalog_change *next; /* newest first */
+    bool create;                 /* else a drop */
+    uint64_t savepoint;          /* of the transaction before the change */
+    struct catalog_reap *reap;   /* made beforehand: the end of a transaction has no way to fail */
 };
 
 struct catalog {
@@ -52,5 +52,7 @@ ASH_MUST_CHECK ash_rc catalog__run(struct catalog *c,
                                    void *arg);
 /* table_reap.c */
 void catalog__reap_later(struct catalog *c, const struct table_row *row);
+void catalog__drop_tree(struct catalog *c, struct catalog_reap *reap);
+bool catalog__reap_waits(const struct catalog *c, uint32_t tree); /* under the mutex */
 
 #endif

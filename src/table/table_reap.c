@@ -19,7 +19,28 @@ catalog_create(struct btree_env *env)
     return rc;
 }
 
-/* Without memory the tree waits for the next open, which finds its row again. */
+/* Marks the table for those who have it open and queues its tree, in one go: who opens it from now
+ * on, by a snapshot from before the drop, finds it in the queue (R2). */
+void
+catalog__drop_tree(struct catalog *c, struct catalog_reap *reap)
+{
+    task_mutex_lock(&c->mutex);
+    LIST_FOREACH(it, &c->tables) {
+        struct table *table = list_entry(it, struct table, link);
+        if (table->bt.tree == reap->row.tree && !PLANTED(143))
+            atomic_store(&table->dropped, true);
+    }
+    reap->after = wal_reserved(c->env->wal); /* R2: after the mark */
+    reap->next = c->reap;
+    c->reap = reap;
+    atomic_fetch_add(&c->reap_count, 1);
+    task_mutex_unlock(&c->mutex);
+    if (c->reaper != NULL)
+        task_unpark(c->reaper);
+}
+
+/* A tree that no transaction could have opened.  Without memory it waits for the next open of the
+ * database, which finds its row again. */
 void
 catalog__reap_later(struct catalog *c, const struct table_row *row)
 {
@@ -28,24 +49,18 @@ catalog__reap_later(struct catalog *c, const struct table_row *row)
     if (r == NULL)
         return;
     r->row = *row;
-    r->after = wal_reserved(c->env->wal); /* R2: after the mark */
-    task_mutex_lock(&c->mutex);
-    r->next = c->reap;
-    c->reap = r;
-    atomic_fetch_add(&c->reap_count, 1);
-    task_mutex_unlock(&c->mutex);
-    if (c->reaper != NULL)
-        task_unpark(c->reaper);
+    catalog__drop_tree(c, r);
 }
 
 static struct catalog_reap *
 catalog_reap_due(struct catalog *c)
 {
-    uint64_t horizon = txn_horizon(c->env->txn);
+    /* 396: a snapshot may be equal to `after`, when nothing was logged between it and the mark */
+    uint64_t horizon = txn_horizon(c->env->txn) + PLANTED(396);
 
     task_mutex_lock(&c->mutex);
     struct catalog_reap **at = &c->reap;
-    while (*at != NULL && (*at)->after > horizon && !PLANTED(141))
+    while (*at != NULL && (*at)->after >= horizon && !PLANTED(141))
         at = &(*at)->next;
     struct catalog_reap *r = *at;
     if (r != NULL) {
@@ -58,12 +73,20 @@ catalog_reap_due(struct catalog *c)
 }
 
 bool
+catalog__reap_waits(const struct catalog *c, uint32_t tree)
+{
+    bool found = c->reaping == tree;
+
+    for (const struct catalog_reap *r = c->reap; r != NULL && !found; r = r->next)
+        found = r->row.tree == tree;
+    return found;
+}
+
+bool
 catalog_tree_dropped(struct catalog *c, uint32_t tree)
 {
     task_mutex_lock(&c->mutex);
-    bool found = c->reaping == tree;
-    for (struct catalog_reap *r = c->reap; r != NULL && !found; r = r->next)
-        found = r->row.tree == tree;
+    bool found = catalog__reap_waits(c, tree);
     task_mutex_unlock(&c->mutex);
     return found;
 }
@@ -102,6 +125,25 @@ catalog_reap_one(struct catalog *c, struct catalog_reap *r)
     return rc;
 }
 
+/* The horizon follows the log's clock: when nobody has logged anything since a tree was queued, a
+ * record that says nothing moves it past that tree's LSN. */
+static void
+catalog_move_clock(struct catalog *c)
+{
+    struct wal *wal = c->env->wal;
+    struct wal_record_head head = { .size = sizeof(head), .type = WAL_REC_NOTE };
+    struct wal_part part = { &head, sizeof(head) };
+    uint64_t start, end, newest = 0;
+
+    task_mutex_lock(&c->mutex);
+    for (const struct catalog_reap *r = c->reap; r != NULL; r = r->next)
+        newest = max_u64(newest, r->after);
+    task_mutex_unlock(&c->mutex);
+    /* When it cannot be logged, nothing is freed either. */
+    if (wal_reserved(wal) <= newest && wal_room(wal) == ASH_OK)
+        ash_ignore(wal_append(wal, &part, 1, &start, &end));
+}
+
 static void
 catalog_reaper_main(void *arg)
 {
@@ -115,6 +157,7 @@ catalog_reaper_main(void *arg)
         } else if (atomic_load(&c->reap_count) == 0)
             task_park();
         else {
+            catalog_move_clock(c);
             txn_move_horizon(c->env->txn);
             task_sleep_ns(CATALOG_REAP_WAIT_NS);
         }

@@ -518,6 +518,138 @@ START_TEST(pages_wait_for_those_who_are_inside)
 }
 END_TEST
 
+/* A snapshot from before the drop still finds the name, but a handle made now would outlive that
+ * snapshot, and with it what keeps the pages. */
+static void
+late_open(struct fix *f)
+{
+    ash_table *t;
+
+    must_ok(ash_table_create(f->a, "t", NULL));
+    fill(f->a, "t");
+    must_ok(ash_begin(f->b, NULL));
+    must_ok(ash_table_drop(f->a, "t"));
+    must_list(f->b, "t");
+    must_rc(ash_table_open(f->b, "t", &t), ASH_NOT_FOUND);
+    must(strstr(ash_error_last()->message, "dropped") != NULL, "%s", ash_error_last()->message);
+    must_ok(ash_commit(f->b));
+    must_lose_no_page(f);
+}
+
+START_TEST(a_dropped_table_is_not_opened_by_an_old_snapshot)
+{
+    run("late open", 10, late_open);
+}
+END_TEST
+
+/* ---- One task drops a table that another one uses all the while ---- */
+
+#define RACE_CURSORS 100u
+
+struct dropper {
+    struct fix *f;
+    struct task *task;
+    bool done;
+};
+
+static void
+dropper_main(void *arg)
+{
+    struct dropper *d = arg;
+
+    /* SYNC: it waits between the commit and telling the handles. */
+    must_ok(ash_session_durability(d->f->a, ASH_DURABILITY_SYNC));
+    must_ok(ash_table_drop(d->f->a, "t"));
+    must_ok(ash_session_durability(d->f->a, ASH_DURABILITY_NONE));
+    d->done = true;
+}
+
+static void
+dropper_start(struct dropper *d, struct fix *f)
+{
+    *d = (struct dropper){ .f = f };
+    must_ok(task_spawn(f->e->rt, "dropper", dropper_main, d, &d->task));
+}
+
+/* A handle that was got while the table was dropped, the only one, is told of it. */
+static void
+opens_race_drop(struct fix *f)
+{
+    struct dropper d;
+    ash_table *t = NULL;
+    char key[16];
+    ash_rc rc = ASH_OK;
+
+    must_ok(ash_table_create(f->a, "t", NULL));
+    dropper_start(&d, f);
+    while (!d.done && rc == ASH_OK) {
+        ash_table_close(t);
+        t = NULL;
+        rc = ash_table_open(f->b, "t", &t);
+        must(rc == ASH_OK || rc == ASH_NOT_FOUND, "%s", ash_rc_name(rc));
+        task_yield();
+    }
+    task_join(d.task);
+    must_ok(ash_table_create(f->a, "other", NULL)); /* moves the horizon, and takes the pages */
+    wait_for_reaper(f->db);
+    fill(f->a, "other");
+    if (t != NULL)
+        must_rc(ash_put(f->b, t, row_key(1, key), slice_str("x")), ASH_NOT_FOUND);
+    ash_table_close(t);
+    must_rows(f->a, "other", ROWS);
+    must_ok(ash_table_drop(f->a, "other"));
+    must_lose_no_page(f);
+}
+
+START_TEST(a_handle_got_during_a_drop_is_told)
+{
+    for (uint64_t i = 0; i < test_scale(30, 2000); i++)
+        run("opens race drop", 200 + i, opens_race_drop);
+}
+END_TEST
+
+/* Whoever is let in keeps the pages: also with a snapshot behind the drop's commit, the last that
+ * was logged. */
+static void
+reads_race_drop(struct fix *f)
+{
+    struct dropper d;
+    ash_table *t;
+    ash_cursor *c[RACE_CURSORS];
+    struct ash_row row;
+    unsigned open = 0;
+
+    must_ok(ash_table_create(f->a, "t", NULL));
+    fill(f->a, "t");
+    must_ok(ash_table_open(f->b, "t", &t));
+    dropper_start(&d, f);
+    for (ash_rc rc = ASH_OK; rc == ASH_OK && open < RACE_CURSORS; open += rc == ASH_OK) {
+        rc = ash_cursor_open(f->b, t, NULL, &c[open]);
+        must(rc == ASH_OK || rc == ASH_NOT_FOUND, "%s", ash_rc_name(rc));
+        task_yield();
+    }
+    /* The oldest first: each lets the horizon go on to the next one's snapshot. */
+    for (unsigned i = 0; i < open; i++) {
+        unsigned n = 0;
+        ash_rc rc;
+        task_sleep_ns(i + 1 == open ? 200000000 : 0);
+        while ((rc = ash_cursor_next(c[i], &row)) == ASH_OK)
+            n++;
+        must(rc == ASH_NOT_FOUND && n == ROWS, "%u rows, then %s", n, ash_rc_name(rc));
+        ash_cursor_close(c[i]);
+    }
+    task_join(d.task);
+    ash_table_close(t);
+    must_lose_no_page(f);
+}
+
+START_TEST(a_reader_let_in_during_a_drop_reads_to_the_end)
+{
+    for (uint64_t i = 0; i < test_scale(10, 500); i++)
+        run("reads race drop", 300 + i, reads_race_drop);
+}
+END_TEST
+
 /* ---- Opening again ---- */
 
 static void
@@ -649,6 +781,11 @@ all_at_once(struct fix *f)
 
 START_TEST(tables_come_and_go_under_several_tasks)
 {
+    /* which have once found a handle that was not told of a drop */
+    static const uint64_t known[] = { 1251 };
+
+    for (size_t i = 0; i < ASH_ARRAY_SIZE(known); i++)
+        run("all at once", known[i], all_at_once);
     for (uint64_t i = 0; i < test_scale(15, 500); i++)
         run("all at once", 100 + i, all_at_once);
 }
@@ -792,6 +929,9 @@ suite(void)
     tcase_add_test(t, two_transactions_on_one_name_exclude_each_other);
     tcase_add_test(t, handles_of_dropped_tables_say_so);
     tcase_add_test(t, pages_wait_for_those_who_are_inside);
+    tcase_add_test(t, a_dropped_table_is_not_opened_by_an_old_snapshot);
+    tcase_add_test(t, a_handle_got_during_a_drop_is_told);
+    tcase_add_test(t, a_reader_let_in_during_a_drop_reads_to_the_end);
     tcase_add_test(t, many_tables_are_there_again);
     tcase_add_test(t, tables_come_and_go_under_several_tasks);
     tcase_add_test(t, a_crash_at_any_moment_loses_no_page);
