@@ -147,6 +147,7 @@ bool io__forked(const struct io *io);
 void io__meter_attach(struct io *io, struct io_meter *m);
 void io__meter_detach(struct io *io, struct io_meter *m); /* its figures stay in the sums */
 void io__meter_syscall(struct io_meter *m);
+void io__meter_request(struct io *io, struct io_meter *m, const struct io_req *req);
 
 static inline bool io__background(enum io_class class)
 {

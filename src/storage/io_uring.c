@@ -22,43 +22,26 @@
  *       rings_lock (mutex): lists of rings, ring->io, ring->refs.  Nothing is taken under it but
  *       io->lock.
  */
-#include "base/bits.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "storage/io_int.h"
+#include "storage/io_uring_int.h"
 
 #include <errno.h>
-#include <liburing.h>
 #include <poll.h>
-#include <pthread.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
-#define SQ_HOST         64u /* entries; a host thread has few requests at a time */
-#define SQ_EXECUTOR     256u
-#define CQ_FACTOR       4u  /* CQ entries per SQ entry */
-#define CQ_RESERVE      8u  /* for the wake-up poll and its renewals */
 #define BACKGROUND_RING 32u /* background requests in flight per ring ... */
 #define BACKGROUND_ALL \
     128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
 #define BACKGROUND_MIN       4u
-#define HOT_REQUESTS         64u /* requests after which registering a file or the buffers pays */
-#define FILES_MAX            64u /* registered files per ring */
-#define BATCH_KICK           32u /* queued requests at which an executor's ring submits early */
+#define BATCH_KICK           32u    /* queued requests at which an executor's ring submits early */
 #define SQPOLL_SPINS         20000u /* looks at the completion queue before sleeping: some 100 us */
-#define SQPOLL_IDLE_MS       50u    /* after which the kernel's thread sleeps */
-#define USER_DATA_WAKE       UINT64_MAX
 #define WARN_EVERY           1000u
 /* What the kernel's queues of a ring cost, of what is mapped into the process. */
 #define HOST_RING_CHARGE     (12 << 10)
 #define EXECUTOR_RING_CHARGE (40 << 10)
-
-#ifndef IORING_REGISTER_CLONE_BUFFERS
-    #define IORING_REGISTER_CLONE_BUFFERS 30
-#endif
 
 #if defined(__SANITIZE_THREAD__)
     #define RING_TSAN 1
@@ -78,159 +61,29 @@ void __tsan_release(void *p);
     #define RING_ACQUIRE(p) ((void)(p))
 #endif
 
-struct slot {
-    struct io_req *req; /* NULL: free */
-    uint32_t generation;
-    uint32_t next_free;
-};
-
-struct ring_file {
-    uint64_t id; /* io_file.id; 0: unused */
-    int fd;
-    uint32_t uses;
-    bool registered;
-};
-
-struct ring {
-    struct task_poller poller; /* executors only */
-    struct io_uring u;
-    struct io *_Atomic io; /* NULL: its disk manager is gone (I5) */
-    uint64_t io_id;
-    struct ring *next_of_io, *next_of_thread;
-    unsigned refs; /* thread, poller */
-    bool executor, torn_down, sqpoll;
-
-    struct io_meter meter;
-    struct io_queue queue;
-    struct slot *slot;
-    uint32_t slots, free_slot, in_flight, background;
-    uint64_t stale; /* completions dropped by I3 */
-
-    bool files_ok;
-    uint32_t close_version;
-    struct ring_file file[FILES_MAX];
-    uint64_t requests; /* decides when registering buffers pays */
-    bool buffers_on, buffers_refused;
-    uint32_t chunk_version;
-    struct io_chunk chunk[IO_BUFFERS_MAX];
-
-    int wake_fd;
-    bool wake_armed;
-    unsigned enter_failures;
-};
-
-struct uring_state {
-    unsigned rung;      /* of the flag ladder */
-    struct ring *rings; /* rings_lock */
-    _Atomic uint32_t background;
-    /* The ring that holds the buffer registrations, which the others clone: under master_lock. */
-    pthread_mutex_t master_lock;
-    struct io_uring master;
-    bool master_on, master_table;
-    _Atomic bool no_clone;
-    struct io_chunk master_chunk[IO_BUFFERS_MAX];
-};
-
 static pthread_mutex_t rings_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t thread_key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t thread_key;
 static _Thread_local struct ring *thread_rings;
 
-/* From the best set-up down.  Each is tried as it will be used; what an older kernel doesn't know,
- * it refuses. */
-static const unsigned ladder[] = {
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-        IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-        IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_COOP_TASKRUN | IORING_SETUP_SUBMIT_ALL,
-    IORING_SETUP_SUBMIT_ALL,
-    0,
-};
-#define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE)
-
-/* ---- Set-up ---- */
-
-static int
-setup_queue(struct io_uring *u, unsigned rung, unsigned ring, unsigned entries)
-{
-    struct io_uring_params p;
-
-    if (io__test_hooks.setup_errno != 0)
-        return -io__test_hooks.setup_errno;
-    if (rung < io__test_hooks.ladder_skip)
-        return -EINVAL;
-    memset(&p, 0, sizeof(p));
-    p.flags = ladder[rung] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-    if ((ring & IO_RING_SQPOLL) != 0) {
-        p.flags &=
-            ~(IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG);
-        p.flags |= IORING_SETUP_SQPOLL;
-        p.sq_thread_idle = SQPOLL_IDLE_MS;
-    }
-    if ((ring & IO_RING_IOPOLL) != 0)
-        p.flags |= IORING_SETUP_IOPOLL;
-    p.cq_entries = entries * CQ_FACTOR;
-    int err = io_uring_queue_init_params(entries, u, &p);
-    if (err != 0)
-        return err;
-    if ((u->features & FEATURES_NEEDED) != FEATURES_NEEDED) {
-        io_uring_queue_exit(u);
-        return -ENOSYS;
-    }
-    return 0;
-}
-
-/* One turn through a new ring with the flags of the rung. */
-static int
-probe_rung(unsigned rung, unsigned ring)
-{
-    struct io_uring u;
-    struct io_uring_cqe *cqe;
-    int err = setup_queue(&u, rung, ring, SQ_HOST);
-
-    if (err != 0)
-        return err;
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&u);
-    ash_assert(sqe != NULL);
-    io_uring_prep_nop(sqe);
-    do {
-        err = io_uring_submit_and_wait(&u, 1);
-    } while (err == -EINTR);
-    if (err >= 0)
-        err = io_uring_peek_cqe(&u, &cqe);
-    if (err == 0) {
-        err = cqe->res;
-        io_uring_cqe_seen(&u, cqe);
-    }
-    io_uring_queue_exit(&u);
-    return err;
-}
-
 static ash_rc
 uring_start(struct io *io)
 {
-    int err = -ENOSYS;
+    int rung = io__ring_probe(io->options.ring);
 
-    for (unsigned rung = 0; rung < ASH_ARRAY_SIZE(ladder); rung++) {
-        err = probe_rung(rung, io->options.ring);
-        if (err == -EPERM || err == -EACCES)
-            break; /* forbidden is forbidden with fewer flags, too */
-        if (err != 0)
-            continue;
-        struct uring_state *s = mem_zalloc(MEM_IO, sizeof(*s));
-        if (s == NULL)
-            return ASH_NO_MEMORY;
-        s->rung = rung;
-        pthread_mutex_init(&s->master_lock, NULL);
-        io->state = s;
-        return ASH_OK;
-    }
-    return ash_raise_sys(
-        ASH_UNSUPPORTED, -err, NULL,
-        "The kernel refuses io_uring: %s (errno %d); allow it (kernel.io_uring_disabled, the "
-        "container's seccomp profile), or set io_backend to auto or threads.",
-        strerror(-err), -err);
+    if (rung < 0)
+        return ash_raise_sys(
+            ASH_UNSUPPORTED, -rung, NULL,
+            "The kernel refuses io_uring: %s (errno %d); allow it (kernel.io_uring_disabled, the "
+            "container's seccomp profile), or set io_backend to auto or threads.",
+            strerror(-rung), -rung);
+    struct uring_state *s = mem_zalloc(MEM_IO, sizeof(*s));
+    if (s == NULL)
+        return ASH_NO_MEMORY;
+    s->rung = (unsigned)rung;
+    pthread_mutex_init(&s->master_lock, NULL);
+    io->state = s;
+    return ASH_OK;
 }
 
 unsigned
@@ -340,7 +193,7 @@ ring_create(struct io *io)
 
     if (r == NULL)
         return NULL;
-    int err = setup_queue(&r->u, s->rung, io->options.ring, entries);
+    int err = io__ring_setup(&r->u, s->rung, io->options.ring, entries);
     if (err != 0) {
         mem_free(MEM_IO, r);
         if (!atomic_exchange(&io->warned_ring, true))
@@ -417,171 +270,6 @@ ring_of(struct io *io, bool create)
     return ring_create(io);
 }
 
-/* ---- Registered files and buffers, followed by each ring on its own thread ---- */
-
-static void
-ring_drop_closed_files(struct ring *r, struct io *io)
-{
-    uint32_t version = atomic_load_explicit(&io->close_version, memory_order_acquire);
-
-    if (ASH_LIKELY(version == r->close_version))
-        return;
-    r->close_version = version;
-    /* Which one was closed is not told: forget all, the hot ones come back. */
-    for (unsigned i = 0; i < FILES_MAX; i++) {
-        int none = -1;
-        if (r->file[i].registered)
-            io_uring_register_files_update(&r->u, i, &none, 1);
-        r->file[i] = (struct ring_file){ .id = 0 };
-    }
-}
-
-/* The file's index in the ring's table, or -1: a plain descriptor.  Direct mapped; a file is
- * registered once it is hot, because each registration keeps the file open until the ring notices
- * that it was closed. */
-static int
-ring_file_index(struct ring *r, const struct io_file *f)
-{
-    unsigned i = (unsigned)(f->id % FILES_MAX);
-    struct ring_file *e = &r->file[i];
-
-    if (e->id != f->id) {
-        if (e->id != 0 && e->uses > 0) {
-            e->uses--; /* the other one cools down first */
-            return -1;
-        }
-        if (e->registered) {
-            int none = -1;
-            io_uring_register_files_update(&r->u, i, &none, 1);
-        }
-        *e = (struct ring_file){ .id = f->id, .fd = f->fd };
-    }
-    if (e->registered)
-        return (int)i;
-    if (++e->uses < HOT_REQUESTS || !r->files_ok)
-        return -1;
-    if (io_uring_register_files_update(&r->u, i, &e->fd, 1) != 1) {
-        r->files_ok = false;
-        return -1;
-    }
-    e->registered = true;
-    return (int)i;
-}
-
-static void
-ring_refuse_buffers(struct ring *r, struct io *io, int err)
-{
-    r->buffers_refused = true;
-    r->buffers_on = false; /* what the table holds may be stale: never use it again */
-    if (!atomic_exchange(&io->warned_memlock, true))
-        log_write(
-            LOG_INFO,
-            "Buffers are not registered with io_uring (%s); raise RLIMIT_MEMLOCK to save some CPU time.",
-            strerror(-err));
-}
-
-/* Makes the table of `u` equal to now[].  A chunk's id decides: the same address may hold other
- * memory by now. */
-static int
-update_buffers(struct io_uring *u, struct io_chunk *have, const struct io_chunk *now, bool *on)
-{
-    int err = 0;
-
-    if (!*on)
-        err = io_uring_register_buffers_sparse(u, IO_BUFFERS_MAX);
-    *on = err == 0;
-    for (unsigned i = 0; i < IO_BUFFERS_MAX && err >= 0; i++) {
-        if (PLANTED(28) ? now[i].base == have[i].base && now[i].base != NULL
-                        : now[i].id == have[i].id)
-            continue;
-        struct iovec iov = { now[i].base, now[i].bytes };
-        __u64 tag = 0;
-        err = io_uring_register_buffers_update_tag(u, i, &iov, &tag, 1);
-        have[i] = err >= 0 ? now[i] : (struct io_chunk){ .base = NULL };
-    }
-    return err < 0 ? err : 0;
-}
-
-/* Pinning the memory once, in the master ring, and cloning that table costs microseconds per ring
- * instead of a walk over all pages and 16 bytes for each.  Kernels before 6.12 refuse; then each
- * ring pins for itself. */
-static int
-clone_buffers(struct ring *r, struct uring_state *s, const struct io_chunk *now)
-{
-    struct {
-        uint32_t src_fd, flags, src_off, dst_off, nr, pad[3];
-    } arg = { 0 };
-    int err = 0;
-
-    pthread_mutex_lock(&s->master_lock);
-    if (!s->master_on) {
-        err = io_uring_queue_init(1, &s->master, 0);
-        s->master_on = err == 0;
-    }
-    if (err == 0)
-        err = update_buffers(&s->master, s->master_chunk, now, &s->master_table);
-    if (err == 0 && r->buffers_on)
-        err = io_uring_unregister_buffers(&r->u);
-    if (err == 0) {
-        arg.src_fd = (uint32_t)s->master.ring_fd;
-        err = (int)syscall(__NR_io_uring_register, r->u.ring_fd, IORING_REGISTER_CLONE_BUFFERS,
-                           &arg, 1);
-        err = err < 0 ? -errno : 0;
-    }
-    pthread_mutex_unlock(&s->master_lock);
-    return err;
-}
-
-/* Brings the ring's table of buffers up to date before it is used. */
-static void
-ring_follow_buffers(struct ring *r, struct io *io)
-{
-    uint32_t version = atomic_load_explicit(&io->chunk_version, memory_order_acquire);
-    struct io_chunk now[IO_BUFFERS_MAX];
-    struct uring_state *s = io->state;
-
-    if (ASH_LIKELY(version == r->chunk_version) || r->buffers_refused || r->requests < HOT_REQUESTS)
-        return;
-    io__lock(&io->lock);
-    memcpy(now, io->chunk, sizeof(now));
-    r->chunk_version = atomic_load_explicit(&io->chunk_version, memory_order_relaxed);
-    io__unlock(&io->lock);
-    int err = io__test_hooks.buffers_errno != 0 ? -io__test_hooks.buffers_errno : 0;
-    if (err == 0 && !s->no_clone) {
-        err = clone_buffers(r, s, now);
-        if (err == 0) {
-            memcpy(r->chunk, now, sizeof(now));
-            r->buffers_on = true;
-            return;
-        }
-        if (err == -EINVAL) {
-            s->no_clone = true;
-            r->buffers_on = false;
-            memset(r->chunk, 0, sizeof(r->chunk));
-            err = 0;
-        }
-    }
-    if (err == 0)
-        err = update_buffers(&r->u, r->chunk, now, &r->buffers_on);
-    if (err < 0)
-        ring_refuse_buffers(r, io, err);
-}
-
-static int
-ring_buffer_index(const struct ring *r, const struct iovec *iov)
-{
-    if (!r->buffers_on)
-        return -1;
-    for (unsigned i = 0; i < IO_BUFFERS_MAX; i++) {
-        uintptr_t base = (uintptr_t)r->chunk[i].base, at = (uintptr_t)iov->iov_base;
-        if (base == 0)
-            break; /* chunks are given out from the front; a gap only costs speed */
-        if (at >= base && at + iov->iov_len <= base + r->chunk[i].bytes)
-            return (int)i;
-    }
-    return -1;
-}
-
 /* ---- Submitting ---- */
 
 static void
@@ -591,14 +279,14 @@ prepare(struct ring *r, struct io_uring_sqe *sqe, struct io_req *req)
     const struct iovec *iov;
     unsigned count;
     uint32_t bytes;
-    int file = ring_file_index(r, f);
+    int file = io__ring_file_index(r, f);
     int fd = file >= 0 ? file : f->fd;
 
     if (req->op == IO_OP_FLUSH) {
         io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
     } else {
         uint64_t offset = io__segment(req, &iov, &count, &bytes);
-        int buffer = count == 1 ? ring_buffer_index(r, iov) : -1;
+        int buffer = count == 1 ? io__ring_buffer_index(r, iov) : -1;
         bool read = req->op == IO_OP_READ;
         if (buffer >= 0 && read)
             io_uring_prep_read_fixed(sqe, fd, iov->iov_base, bytes, offset, buffer);
@@ -638,8 +326,8 @@ ring_fill(struct ring *r)
         return;
     struct uring_state *s = io->state;
     uint64_t now_ns = clock_ns();
-    ring_drop_closed_files(r, io);
-    ring_follow_buffers(r, io);
+    io__ring_drop_closed_files(r, io);
+    io__ring_follow_buffers(r, io);
     while (r->in_flight < r->slots && io_uring_sq_space_left(&r->u) > 0) {
         struct io_req *req = io__queue_pop(&r->queue, ring_background_allowed(r, s), now_ns);
         if (req == NULL)

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * io_uring_int.h - rings, for src/storage/io_uring*.c only.
+ *
+ * Invariants I1..I5: see io_uring.c.
+ */
+#ifndef ASH_STORAGE_IO_URING_INT_H
+#define ASH_STORAGE_IO_URING_INT_H
+
+#include "storage/io_int.h"
+#include "task/task.h"
+
+#include <liburing.h>
+#include <pthread.h>
+
+#define SQ_HOST        64u /* entries; a host thread has few requests at a time */
+#define SQ_EXECUTOR    256u
+#define CQ_RESERVE     8u  /* for the wake-up poll and its renewals */
+#define HOT_REQUESTS   64u /* requests after which registering a file or the buffers pays */
+#define FILES_MAX      64u /* registered files per ring */
+#define USER_DATA_WAKE UINT64_MAX
+
+struct slot {
+    struct io_req *req; /* NULL: free */
+    uint32_t generation;
+    uint32_t next_free;
+};
+
+struct ring_file {
+    uint64_t id; /* io_file.id; 0: unused */
+    int fd;
+    uint32_t uses;
+    bool registered;
+};
+
+struct ring {
+    struct task_poller poller; /* executors only */
+    struct io_uring u;
+    struct io *_Atomic io; /* NULL: its disk manager is gone (I5) */
+    uint64_t io_id;
+    struct ring *next_of_io, *next_of_thread;
+    unsigned refs; /* thread, poller */
+    bool executor, torn_down, sqpoll;
+
+    struct io_meter meter;
+    struct io_queue queue;
+    struct slot *slot;
+    uint32_t slots, free_slot, in_flight, background;
+    uint64_t stale; /* completions dropped by I3 */
+
+    bool files_ok;
+    uint32_t close_version;
+    struct ring_file file[FILES_MAX];
+    uint64_t requests; /* decides when registering buffers pays */
+    bool buffers_on, buffers_refused;
+    uint32_t chunk_version;
+    struct io_chunk chunk[IO_BUFFERS_MAX];
+
+    int wake_fd;
+    bool wake_armed;
+    unsigned enter_failures;
+};
+
+struct uring_state {
+    unsigned rung;      /* of the flag ladder */
+    struct ring *rings; /* rings_lock */
+    _Atomic uint32_t background;
+    /* The ring that holds the buffer registrations, which the others clone: under master_lock. */
+    pthread_mutex_t master_lock;
+    struct io_uring master;
+    bool master_on, master_table;
+    _Atomic bool no_clone;
+    struct io_chunk master_chunk[IO_BUFFERS_MAX];
+};
+
+/* Probing (io_uring_probe.c).  A queue with the flags of a rung of the ladder; `ring`: IO_RING_*.  0 or -errno. */
+int io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned entries);
+/* The best rung that works here, or a negative errno. */
+int io__ring_probe(unsigned ring);
+
+/* Registered files and buffers (io_uring_table.c).  Both follow what changed before they are used. */
+void io__ring_drop_closed_files(struct ring *r, struct io *io);
+/* The file's index in the ring's table, or -1: a plain descriptor. */
+int io__ring_file_index(struct ring *r, const struct io_file *f);
+void io__ring_follow_buffers(struct ring *r, struct io *io);
+int io__ring_buffer_index(const struct ring *r, const struct iovec *iov);
+
+#endif
