@@ -204,6 +204,7 @@ open_io(const struct iob_job *job, struct io **out)
 {
     struct io_options o = { .backend = iob_on_ring(job) ? IO_BACKEND_URING : IO_BACKEND_THREADS,
                             .direct = job->direct != 0,
+                            .plain = true, /* fio sends each block as an I/O of its own, too */
                             .ring = (job->registerfiles != 0 ? 0 : IO_RING_PLAIN_FILES) |
                                     (job->sqthread_poll != 0 ? IO_RING_SQPOLL : 0) |
                                     (job->hipri != 0 ? IO_RING_IOPOLL : 0) };

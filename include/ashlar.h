@@ -381,6 +381,13 @@ ASH_API ASH_MUST_CHECK ash_rc ash_run(ash_db *db, ash_run_fn fn, void *arg, ash_
 typedef void (*ash_stat_fn)(void *arg, const char *name, uint64_t value);
 ASH_API ASH_MUST_CHECK ash_rc ash_stats(ash_db *db, ash_stat_fn fn, void *arg);
 
+/* Measures the device below the directory `path` (for about three seconds, with a scratch file of 128
+ * MiB) and stores what it can do there, in the file "io.model", for the I/O scheduler of the
+ * database that is or will be there; it is used from the next ash_open() on.  Calls fn, unless
+ * NULL, for each figure: read_iops, write_iops (4 KiB, many at once), read_bytes, write_bytes
+ * (per second), read_ns, write_ns (4 KiB, one at a time).  Other I/O meanwhile spoils the figures. */
+ASH_API ASH_MUST_CHECK ash_rc ash_calibrate(const char *path, ash_stat_fn fn, void *arg);
+
 struct ash_table_stat {
     uint64_t rows_estimate;
     uint64_t leaf_pages, inner_pages, large_value_pages;

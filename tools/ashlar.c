@@ -47,6 +47,11 @@ static const struct tool_command commands[] = {
     { "tables", "DIR [--json]", "list the tables", 1, 1, tool_tables, "" },
     { "stat", "DIR [TABLE] [--json]", "print counters of every layer, or the shape of one table", 1, 2, tool_stat,
       "Counters begin at zero when a database is opened, so here they tell what opening it took, and the sizes.\n" },
+    { "calibrate", "DIR [--json]", "measure the device below DIR for the I/O scheduler", 1, 1, tool_calibrate,
+      "Takes about three seconds and a scratch file of 128 MiB. What the device can do is stored in DIR/io.model and used\n"
+      "from the next time on that the database there is opened. Without it the scheduler guesses and learns.\n"
+      "Best on a quiet machine; again when the device changes.\n\n"
+      "  ashlar calibrate /tmp/db\n" },
     { "options", "[--json]", "list the options that --options=NAME=VALUE,... takes", 0, 0, tool_options,
       "\"changeable\" ones can be changed by a program while the database is open.\n\n"
       "  ashlar load /tmp/db towns towns.tsv --options=cache=1GiB,durability=async\n" },
@@ -71,7 +76,7 @@ help_all(FILE *f)
             "Usage: ashlar COMMAND ...\n\n",
             ash_version());
     for (const struct tool_command *c = commands; c->name != NULL; c++)
-        fprintf(f, "  %-8s %s\n", c->name, c->help);
+        fprintf(f, "  %-9s %s\n", c->name, c->help);
     fputs(
         "\n`ashlar COMMAND --help` says more. Keys and values may hold any byte, written as \\xHH.\n"
         "Every command takes --options=NAME=VALUE,... (`ashlar options` lists them); after -- nothing is an option.\n"

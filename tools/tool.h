@@ -127,6 +127,7 @@ int tool_scan(struct tool_args *args);
 int tool_dump(struct tool_args *args);
 int tool_tables(struct tool_args *args);
 int tool_stat(struct tool_args *args);
+int tool_calibrate(struct tool_args *args);
 int tool_options(struct tool_args *args);
 int tool_verify(struct tool_args *args);
 int tool_inspect(struct tool_args *args);

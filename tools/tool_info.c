@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tool_info.c - create, tables, stat, options, verify.
+ * tool_info.c - create, tables, stat, calibrate, options, verify.
  */
 #include <string.h>
 
@@ -121,6 +121,19 @@ tool_stat(struct tool_args *args)
         fputs(s.json ? "}\n" : "", stdout);
     }
     return tool_close(&t, rc == ASH_OK ? TOOL_OK : tool_fail(rc));
+}
+
+int
+tool_calibrate(struct tool_args *args)
+{
+    struct list_state s = { .json = tool_flag_on(args, "json") };
+
+    if (!tool_flags_done(args))
+        return TOOL_USAGE;
+    fputs(s.json ? "{" : "", stdout);
+    ash_rc rc = ash_calibrate(args->positional[0], print_stat, &s);
+    fputs(s.json ? "}\n" : "", stdout);
+    return rc == ASH_OK ? TOOL_OK : tool_fail(rc);
 }
 
 static void

@@ -124,7 +124,8 @@ db_open_storage(ash_db *db, unsigned flags)
                                             : db->seams.backend,
                              .direct = db->options.v[OPT_direct_io] != 0,
                              .rt = db->rt,
-                             .disk = db->seams.disk };
+                             .disk = db->seams.disk,
+                             .plain = db->options.v[OPT_io_scheduler] == 0 };
     ash_rc rc = io_create(&io, &db->io);
 
     if (rc != ASH_OK)
@@ -137,6 +138,9 @@ db_open_storage(ash_db *db, unsigned flags)
                              db->path);
     if (rc != ASH_OK)
         return rc;
+    rc = io_model_load(db->dir);
+    if (rc != ASH_OK && rc != ASH_NOT_FOUND)
+        log_write(LOG_WARN, "%s The device model is guessed.", err_current()->message);
     struct pstore_options ps = { .io = db->io,
                                  .dir = db->dir,
                                  .zone_bytes = (uint32_t)db->options.v[OPT_zone_size],

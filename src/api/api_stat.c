@@ -3,29 +3,87 @@
  * api_stat.c - metrics and options of an open database.
  */
 #include "api/api_int.h"
+#include "base/hist.h"
 
 #include <stdio.h>
+
+#define CALIBRATE_MS 3000
+
+/* A class of I/O: what came, what it became, and how long it took. */
+static void
+api_stat_io_class(ash_db *db, const struct io_stats *io, enum io_class c, struct hist *h,
+                  ash_stat_fn fn, void *arg)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } figure[] = { { "requests", io->requests[c] },
+                   { "ios", io->ios[c] },
+                   { "bytes", io->bytes[c] },
+                   { "overdue", io->overdue[c] } };
+    char name[64];
+
+    for (unsigned i = 0; i < ASH_ARRAY_SIZE(figure); i++) {
+        snprintf(name, sizeof(name), "io.%s.%s", io_class_name(c), figure[i].name);
+        fn(arg, name, figure[i].value);
+    }
+    if (h == NULL)
+        return;
+    hist_init(h);
+    io_latency(db->io, c, h);
+    snprintf(name, sizeof(name), "io.%s.p50_ns", io_class_name(c));
+    fn(arg, name, hist_quantile(h, 0.5));
+    snprintf(name, sizeof(name), "io.%s.p99_ns", io_class_name(c));
+    fn(arg, name, hist_quantile(h, 0.99));
+}
+
+static void
+api_stat_io(ash_db *db, ash_stat_fn fn, void *arg)
+{
+    struct hist *h = mem_alloc(MEM_API, sizeof(*h)); /* NULL: no quantiles */
+    struct io_stats io;
+
+    io_stats(db->io, &io);
+    for (int c = 1; c < IO_CLASS_COUNT; c++)
+        api_stat_io_class(db, &io, (enum io_class)c, h, fn, arg);
+    mem_free(MEM_API, h);
+    fn(arg, "io.flushes", io.flushes);
+    fn(arg, "io.syscalls", io.syscalls);
+    fn(arg, "io.retries", io.retries);
+    fn(arg, "io.gap_bytes", io.gap_bytes);
+    fn(arg, "io.cancelled", io.cancelled);
+    fn(arg, "io.stuck", io.stuck);
+    fn(arg, "io.stale_completions", io.stale);
+    fn(arg, "io.credit_ns", io.credit_ns);
+    fn(arg, "io.credit_used_ns", io.credit_used_ns);
+}
+
+static void
+api_stat_model(const struct io_model *m, const char *prefix, ash_stat_fn fn, void *arg)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } figure[] = { { "read_iops", m->read_iops },   { "write_iops", m->write_iops },
+                   { "read_bytes", m->read_bytes }, { "write_bytes", m->write_bytes },
+                   { "read_ns", m->read_ns },       { "write_ns", m->write_ns } };
+    char name[64];
+
+    for (unsigned i = 0; i < ASH_ARRAY_SIZE(figure); i++) {
+        snprintf(name, sizeof(name), "%s%s", prefix, figure[i].name);
+        fn(arg, name, figure[i].value);
+    }
+}
 
 static void
 api_stat_storage(ash_db *db, ash_stat_fn fn, void *arg)
 {
-    static const char *const class_name[IO_CLASS_COUNT] = { "",           "wal",         "read",
-                                                            "write",      "page_writer", "flush",
-                                                            "compaction", "read_ahead",  "scrub" };
-    struct io_stats io;
     struct pstore_stats ps;
-    char name[64];
+    struct io_model model;
 
-    io_stats(db->io, &io);
-    for (int c = 1; c < IO_CLASS_COUNT; c++) {
-        snprintf(name, sizeof(name), "io.%s.requests", class_name[c]);
-        fn(arg, name, io.requests[c]);
-        snprintf(name, sizeof(name), "io.%s.bytes", class_name[c]);
-        fn(arg, name, io.bytes[c]);
-    }
-    fn(arg, "io.flushes", io.flushes);
-    fn(arg, "io.syscalls", io.syscalls);
-    fn(arg, "io.retries", io.retries);
+    api_stat_io(db, fn, arg);
+    io_model(db->io, &model);
+    api_stat_model(&model, "io.device.", fn, arg);
     pstore_stats(db->pstore, &ps);
     fn(arg, "pages.file_bytes", ps.file_bytes);
     fn(arg, "pages.live_bytes", ps.live_bytes);
@@ -118,6 +176,32 @@ api_stat_btree(ash_db *db, ash_stat_fn fn, void *arg)
     fn(arg, "btree.inner_splits", b.inner_splits);
     fn(arg, "btree.merges", b.merges);
     fn(arg, "btree.purged_rows", b.purged_rows);
+}
+
+ash_rc
+ash_calibrate(const char *path, ash_stat_fn fn, void *arg)
+{
+    struct io_options o = { .direct = true };
+    struct io_model model;
+    struct io_dir *dir = NULL;
+    struct io *io = NULL;
+
+    if (path == NULL)
+        return ash_raise(ASH_INVALID, "The path is NULL.");
+    ash_rc rc = task_runtime_create(&o.rt);
+    if (rc != ASH_OK)
+        return rc;
+    rc = io_create(&o, &io);
+    if (rc == ASH_OK)
+        rc = io_dir_open(io, path, 0, &dir);
+    if (rc == ASH_OK)
+        rc = io_calibrate(dir, CALIBRATE_MS, &model);
+    if (rc == ASH_OK && fn != NULL)
+        api_stat_model(&model, "", fn, arg);
+    io_dir_close(dir);
+    io_destroy(io);
+    task_runtime_destroy(o.rt);
+    return rc;
 }
 
 ash_rc

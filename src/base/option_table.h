@@ -13,6 +13,7 @@ O(page_size,          OPTION_SIZE, "bytes", 4 * KIB, 2 * MIB, 4 * KIB, false, ""
 O(durability,         OPTION_ENUM, "", 0, 2, 0, true, "sync|async|none", "default durability of commits")
 O(lock_timeout_ms,    OPTION_INT, "ms", 1, 86400000, 10000, true, "", "longest wait for a row lock")
 O(io_backend,         OPTION_ENUM, "", 0, 2, 0, false, "auto|uring|threads", "how I/O is done; auto takes io_uring where it is allowed, else threads; uring takes it or fails")
+O(io_scheduler,       OPTION_BOOL, "", 0, 1, 1, false, "", "hold background I/O back where it slows the foreground, and merge adjacent I/O")
 O(direct_io,          OPTION_BOOL, "", 0, 1, 1, false, "", "bypass the page cache (O_DIRECT) where the file system can")
 O(wal_buffer,         OPTION_SIZE, "bytes", 1 * MIB, 4 * GIB, 32 * MIB, false, "", "log buffer, at most a sixteenth of cache; recent row versions are read from it")
 O(wal_segment,        OPTION_SIZE, "bytes", 64 * KIB, 1 * GIB, 64 * MIB, false, "", "size of a log file")

@@ -86,12 +86,14 @@ io_create(const struct io_options *options, struct io **out)
     if (options->backend == IO_BACKEND_SIM && (options->disk == NULL || options->rt == NULL))
         return ash_raise(ASH_INVALID,
                          "The simulated backend needs a simulated disk and a runtime.");
-    struct io *io = mem_zalloc(MEM_IO, sizeof(*io));
+    struct io *io = mem_aligned(MEM_IO, ASH_CACHE_LINE, sizeof(*io));
     if (io == NULL)
         return ASH_NO_MEMORY;
+    memset(io, 0, sizeof(*io));
     io->options = *options;
     io->id = atomic_fetch_add(&io_ids, 1) + 1;
     io->fork_epoch = atomic_load(&fork_epoch);
+    io__credit_init(io);
     ash_rc rc = io_start_backend(io);
     if (rc != ASH_OK) {
         mem_free(MEM_IO, io);
@@ -231,7 +233,7 @@ assert_request(const struct io_req *req)
 }
 
 bool
-io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns, bool quiet)
+io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns, enum io_begin how)
 {
     assert_request(req);
     ash_assert(req->file->io == io);
@@ -244,9 +246,15 @@ io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns
     req->progress = 0;
     req->slot = 0;
     req->retries = 0;
-    req->next = NULL;
+    req->state = IO_REQ_OVER;
+    req->sent = 0;
+    req->waited = how == IO_BEGIN_WAITED;
+    req->alone = false;
+    req->quiet = how == IO_BEGIN_QUIET;
+    req->told = false;
+    req->indexed = false;
+    req->batch = NULL;
     req->backend = NULL;
-    req->quiet = quiet;
     req->crc = 0;
     if (ASH_UNLIKELY(io__forked(io)))
         req->rc = ASH_MISUSE;
@@ -275,6 +283,20 @@ io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_ou
     struct iovec *local = &req->iov_local[0];
     uint32_t skip = PLANTED(27) ? 0 : req->progress, i = 0;
 
+    if (req->batch != NULL) {
+        const struct io_batch *b = req->batch;
+        *iov_out = b->iov;
+        *count_out = b->iov_count;
+        *bytes_out = (uint32_t)(b->end - b->offset);
+        if (io__test_hooks.short_bytes != 0 && io__test_hooks.short_bytes < *bytes_out) {
+            *local = b->iov[0];
+            local->iov_len = min_u64(local->iov_len, io__test_hooks.short_bytes);
+            *iov_out = local;
+            *count_out = 1;
+            *bytes_out = (uint32_t)local->iov_len;
+        }
+        return b->offset;
+    }
     if (req->iov_count == 0) {
         local->iov_base = (char *)req->buf + skip;
         local->iov_len = req->bytes - skip;
@@ -377,6 +399,12 @@ io__raise(const struct io_req *req)
     case ASH_MISUSE:
         return ash_raise(ASH_MISUSE,
                          "The database was opened before fork(); only the parent may use it.");
+    case ASH_CANCELLED:
+        if (req->sys_errno == 0)
+            return ash_raise_obj(ASH_CANCELLED, req->file->path,
+                                 "A request to %s was taken back before it began.",
+                                 req->file->path);
+        break;
     case ASH_READ_ONLY:
         if (req->sys_errno == 0)
             return ash_raise_obj(ASH_READ_ONLY, req->file->path,
@@ -423,12 +451,23 @@ io__finish(struct io *io, struct io_meter *meter, struct io_req *req, uint64_t n
     atomic_store_explicit(&req->done, true, memory_order_release);
 }
 
+void
+io__finish_cancelled(struct io *io, struct io_meter *meter, struct io_req *req, uint64_t now_ns)
+{
+    ash_assert(req->state == IO_REQ_OVER && req->progress == 0);
+    (void)io;
+    io__fail(req, ASH_CANCELLED, 0);
+    req->finish_ns = now_ns;
+    io__meter_add(meter, &meter->stats.cancelled, 1);
+    atomic_store_explicit(&req->done, true, memory_order_release);
+}
+
 /* ---- Submitting and waiting ---- */
 
-#define SUBMIT_BATCH 64u
+#define SUBMIT_BATCH 256u /* the scheduler sees so many of one call together */
 
 void
-io__submit(struct io_req **reqs, unsigned count, bool quiet)
+io__submit(struct io_req **reqs, unsigned count, enum io_begin how)
 {
     struct io_req *batch[SUBMIT_BATCH];
     struct io *io;
@@ -440,7 +479,7 @@ io__submit(struct io_req **reqs, unsigned count, bool quiet)
     struct task *owner = task_self();
     uint64_t now_ns = clock_ns();
     for (unsigned i = 0; i < count; i++) {
-        if (io__begin(io, reqs[i], owner, now_ns, quiet))
+        if (io__begin(io, reqs[i], owner, now_ns, how))
             batch[n++] = reqs[i];
         if (n == SUBMIT_BATCH) {
             io->backend->submit(io, batch, n);
@@ -454,7 +493,17 @@ io__submit(struct io_req **reqs, unsigned count, bool quiet)
 void
 io_submit(struct io_req **reqs, unsigned count)
 {
-    io__submit(reqs, count, /* quiet: */ false);
+    io__submit(reqs, count, IO_BEGIN_PLAIN);
+}
+
+bool
+io_cancel(struct io_req *req)
+{
+    struct io *io = req->file->io;
+
+    if (io__forked(io) || atomic_load_explicit(&req->done, memory_order_acquire))
+        return false;
+    return io->backend->cancel(io, req);
 }
 
 void
@@ -499,11 +548,11 @@ run_one(struct io_req *req)
     struct io *io = req->file->io;
 
     if (io->backend->run != NULL && !task_is_fiber()) {
-        if (io__begin(io, req, task_self(), clock_ns(), /* quiet: */ false) &&
+        if (io__begin(io, req, task_self(), clock_ns(), IO_BEGIN_WAITED) &&
             !io->backend->run(io, req))
             io->backend->submit(io, &req, 1);
     } else {
-        io_submit(&req, 1);
+        io__submit(&req, 1, IO_BEGIN_WAITED);
     }
     return io_wait(req);
 }

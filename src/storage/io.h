@@ -22,6 +22,13 @@
  *       io_file_size first).
  *   R8  After fork() a child may only call the close functions; requests fail with ASH_MISUSE
  *       there.
+ *   R9  Requests in flight at the same time have no order among each other, whatever their classes,
+ *       and two that overlap must not be in flight together unless both read.
+ *   R10 Each class goes to the device at the latest when its deadline has passed since its oldest
+ *       request came, or since the class was last served, and there is room in the ring.
+ *   R11 Adjacent requests of a class may travel as one I/O.  Each is told its own outcome: a read is
+ *       never failed by its neighbours'; the requests of a failed write all fail, for nobody knows
+ *       what was written.  A request that somebody waits for is never delayed for company.
  */
 #ifndef ASH_STORAGE_IO_H
 #define ASH_STORAGE_IO_H
@@ -76,6 +83,9 @@ struct io_options {
     unsigned ring; /* IO_RING_*; 0: what is best */
     struct task_runtime *rt;
     struct sim_disk *disk; /* IO_BACKEND_SIM only */
+    /* No credits, no merging: requests go by class, background ones as fast as they come.  For
+     * measuring, and for devices that schedule better themselves. */
+    bool plain;
 };
 
 /* AUTO takes uring when a ring with the flags that will be used can be made, else threads with one
@@ -137,6 +147,8 @@ enum io_op {
     IO_OP_FLUSH = 3
 };
 
+struct io_batch;
+
 struct io_req {
     /* set by the caller */
     struct io_file *file;
@@ -148,6 +160,8 @@ struct io_req {
     uint32_t iov_count; /* ... or, when > 0, iov with `bytes` in total (<= 64 entries) */
     const struct iovec *iov;
     bool dsync; /* a write that is durable when it completes (RWF_DSYNC) */
+    /* clock_ns() at which it goes before its class's turn; 0: the class's deadline (R10) holds */
+    uint64_t deadline_ns;
     void *user;
     /* set by the disk manager */
     _Atomic bool done;
@@ -157,11 +171,22 @@ struct io_req {
     /* private */
     struct task *owner;
     uint32_t progress, slot, retries;
-    struct io_req *next;
+    uint8_t state;    /* enum io_req_state */
+    uint8_t sent;     /* I/Os that this one led */
+    bool waited;      /* its owner waits: nothing may delay it */
+    bool alone;       /* not to be merged (again) */
+    bool quiet;       /* a failure does not poison (io_file_allocate) */
+    bool told;        /* the watchdog has reported it */
+    bool indexed;     /* others may find it */
+    uint32_t cost_ns; /* credits that it took */
+    uint64_t dispatch_ns;
+    struct io_req *next, *prev; /* in a queue, or in the list of flights */
+    struct io_req *chain;       /* the next of one merged I/O */
+    struct io_batch *batch;     /* the merged I/O that this one leads */
+    struct io_req *start_next, *end_next;
     struct iovec iov_local[2];
     uint32_t crc;  /* of the data when it was submitted, where that is checked */
     void *backend; /* the backend's own */
-    bool quiet;    /* a failure does not poison (io_file_allocate) */
 };
 
 /* Queues requests; does not park unless too many are in flight.  Requests to a poisoned manager
@@ -172,6 +197,11 @@ void io_kick(struct io *io); /* hands queued requests of the caller's ring to th
 ASH_MUST_CHECK ash_rc io_wait(struct io_req *req); /* parks until done; returns req->rc, raised */
 void
 io_wait_any(struct io_req **reqs, unsigned count); /* parks until at least one of them is done */
+/* Takes back a request that the device has not got yet: true, and it ends with ASH_CANCELLED, not
+ * having touched the file.  False: it is under way or done, and its outcome is what the device says;
+ * what is under way is never abandoned, since nobody could tell whether it still lands.  Either
+ * way wait for it. */
+bool io_cancel(struct io_req *req);
 
 /* One request, start to end.  Parks. */
 ASH_MUST_CHECK ash_rc io_read(struct io_file *f, void *buf, uint32_t bytes, uint64_t offset,
@@ -199,11 +229,39 @@ enum io_device_class io_file_device_class(const struct io_file *f);
 
 struct io_stats {
     uint64_t requests[IO_CLASS_COUNT], bytes[IO_CLASS_COUNT], flushes, syscalls, retries;
+    /* What they became: merged requests are one I/O, continued ones several. */
+    uint64_t ios[IO_CLASS_COUNT];
+    /* I/Os that went because their deadline had passed, before their betters or without credit. */
+    uint64_t overdue[IO_CLASS_COUNT];
+    uint64_t gap_bytes; /* read and dropped between merged reads */
+    uint64_t cancelled; /* by io_cancel() */
+    uint64_t stuck;     /* reported by the watchdog */
+    uint64_t stale;     /* completions that matched no request */
+    /* Now: device time that background I/Os may have and have in flight. */
+    uint64_t credit_ns, credit_used_ns;
 };
 void io_stats(struct io *io, struct io_stats *out);
+const char *io_class_name(enum io_class class); /* "wal", "read", ... */
 struct hist;
 /* Adds the latencies (ns from io_submit to completion) of all finished requests of a class to
  * `into`. Not kept in simulation. */
 void io_latency(struct io *io, enum io_class class, struct hist *into);
+
+/* ---- The device model: what the device can do (io_model.c) ---- */
+
+struct io_model {
+    uint64_t read_iops, write_iops;   /* random 4 KiB, many in flight */
+    uint64_t read_bytes, write_bytes; /* per second, in large pieces */
+    uint64_t read_ns, write_ns;       /* one 4 KiB request alone */
+};
+#define IO_MODEL_FILE "io.model"
+/* The model in use: what io_model_load() found, else a guess, which corrects itself while
+ * background I/O runs and nobody else does. */
+void io_model(struct io *io, struct io_model *out);
+/* Uses the model stored in the directory.  ASH_NOT_FOUND: none; ASH_CORRUPT: not a model. */
+ASH_MUST_CHECK ash_rc io_model_load(struct io_dir *d);
+/* Measures the device below the directory with a scratch file for about `ms`, stores the model
+ * there (durably), and uses it.  Other I/O meanwhile spoils the figures. */
+ASH_MUST_CHECK ash_rc io_calibrate(struct io_dir *d, unsigned ms, struct io_model *out);
 
 #endif

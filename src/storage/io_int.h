@@ -20,11 +20,10 @@
 #include "base/error.h"
 #include "base/hist.h"
 #include "storage/io.h"
+#include "storage/io_sched_int.h"
 
-#define IO_RETRY_MAX 32u /* EAGAIN, EINTR and transfers without progress, per request */
-#define IO_IOV_MAX   64u /* entries of a caller's vector */
-#define IO_AGE_NS \
-    20000000ull /* a queued request older than this goes before its betters: no class starves */
+#define IO_RETRY_MAX    32u /* EAGAIN, EINTR and transfers without progress, per request */
+#define IO_IOV_MAX      64u /* entries of a caller's vector */
 #define IO_BUFFERS_MAX  64u /* registered chunks per disk manager */
 #define IO_BUFFER_CHUNK (1ull << 30)
 
@@ -39,6 +38,8 @@ struct io_backend {
                  unsigned count); /* until one of them is done */
     bool (*run)(struct io *io,
                 struct io_req *req); /* does it at once on the caller's thread; false: submit it */
+    /* Takes back what is still queued and finishes it. */
+    bool (*cancel)(struct io *io, struct io_req *req);
 };
 
 struct io_fs {
@@ -87,6 +88,8 @@ struct io {
     _Atomic uint32_t poison_state; /* 0 no, 1 being written, 2 readable */
     struct err_detail poison;      /* written once by who moves poison_state 0 -> 1 */
 
+    struct io_credit credit;
+
     _Atomic uint32_t lock; /* spin: covers what follows */
     struct io_meter *meters;
     struct io_stats retired; /* of meters that are gone */
@@ -120,10 +123,16 @@ struct io_file {
     struct sim_file *sim;
 };
 
+enum io_begin {
+    IO_BEGIN_PLAIN = 0,
+    IO_BEGIN_WAITED, /* the owner waits for it at once */
+    IO_BEGIN_QUIET   /* lack of space does not poison */
+};
 /* Fills the private part and refuses what must not reach the backend; true: hand it to the backend.
  * */
-bool io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns, bool quiet);
-void io__submit(struct io_req **reqs, unsigned count, bool quiet);
+bool io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns,
+               enum io_begin how);
+void io__submit(struct io_req **reqs, unsigned count, enum io_begin how);
 
 /* Judges the result of one transfer (bytes, or -errno) of the segment that io__segment() gave.
  * True: the request is over, call io__finish(); false: submit the rest. */
@@ -132,6 +141,9 @@ bool io__transferred(struct io_req *req, int64_t result);
  * Valid until the next call. */
 uint64_t io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
                      uint32_t *bytes_out);
+/* Ends a request that the device never got. */
+void
+io__finish_cancelled(struct io *io, struct io_meter *meter, struct io_req *req, uint64_t now_ns);
 /* Poisons when it must, meters, and sets done: the request may vanish at once. */
 void io__finish(struct io *io, struct io_meter *meter, struct io_req *req, uint64_t now_ns);
 /* Records a failure that did not come from a system call. */
@@ -147,31 +159,18 @@ bool io__forked(const struct io *io);
 void io__meter_attach(struct io *io, struct io_meter *m);
 void io__meter_detach(struct io *io, struct io_meter *m); /* its figures stay in the sums */
 void io__meter_syscall(struct io_meter *m);
+void io__model_encode(const struct io_model *m, char *page); /* IO_ALIGN bytes */
+bool io__model_decode(const char *page, struct io_model *out);
+void io__model_use(struct io *io, const struct io_model *m);
+void io__meter_add(struct io_meter *m, uint64_t *field, uint64_t n); /* of m->stats */
 void io__meter_request(struct io *io, struct io_meter *m, const struct io_req *req);
-
-static inline bool io__background(enum io_class class)
-{
-    return class >= IO_CLASS_PAGE_WRITER;
-}
 
 void io__lock(_Atomic uint32_t *lock);
 void io__unlock(_Atomic uint32_t *lock);
 
-/* Intrusive queues by class. */
-struct io_queue {
-    struct {
-        struct io_req *head, *tail;
-    } class[IO_CLASS_COUNT];
-    uint32_t count;
-};
-void io__queue_push(struct io_queue *q, struct io_req *req);
-void io__queue_push_front(struct io_queue *q, struct io_req *req);
-/* The next by priority, or the oldest one that has waited longer than IO_AGE_NS; background ones
- * only when `background` or when they are old.  NULL: none. */
-struct io_req *io__queue_pop(struct io_queue *q, bool background, uint64_t now_ns);
-bool io__queue_remove(struct io_queue *q, struct io_req *req);
-
-/* Does the whole request by preadv2/pwritev2/fdatasync; true: over (then io__finish). */
+/* Sends what is left of the request once, by preadv2/pwritev2/fdatasync; bytes or -errno. */
+int64_t io__transfer_sync(struct io_meter *meter, struct io_req *req);
+/* The same until it is over (then io__finish). */
 void io__run_sync(struct io_meter *meter, struct io_req *req);
 
 /* Test seam, zero in normal use: makes the set-up and system calls of the uring backend fail. */
@@ -184,7 +183,10 @@ struct io_test_hooks {
     bool no_direct;          /* opens with O_DIRECT fail with EINVAL */
     bool no_fallocate;       /* fallocate() fails with EOPNOTSUPP */
     bool write_through;      /* every device says that it has no volatile cache */
-    unsigned short_bytes;    /* > 0: no transfer of the POSIX backends is longer */
+    unsigned short_bytes;    /* > 0: no transfer is longer */
+    uint64_t stuck_ns;       /* > 0: the watchdog's patience ... */
+    uint64_t tick_ns;        /* ... and how often it looks */
+    bool stale_completions;  /* completions come twice */
 };
 extern struct io_test_hooks io__test_hooks;
 unsigned io__uring_rung(const struct io *io); /* of the flag ladder, in use */

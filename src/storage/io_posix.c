@@ -421,7 +421,7 @@ write_zeros(struct io_file *f, uint64_t from, uint64_t to)
             batch[n] = &req[n];
             from += req[n].bytes;
         }
-        io__submit(batch, n, /* quiet: */ true);
+        io__submit(batch, n, IO_BEGIN_QUIET);
         for (unsigned i = 0; i < n; i++) {
             ash_rc one = io_wait(&req[i]);
             if (rc == ASH_OK)
@@ -502,14 +502,15 @@ posix_file_punch(struct io_file *f, uint64_t offset, uint64_t bytes)
 
 /* ---- Requests without a ring ---- */
 
-static int64_t
-transfer(struct io_req *req)
+int64_t
+io__transfer_sync(struct io_meter *meter, struct io_req *req)
 {
     const struct iovec *iov;
     unsigned count;
     uint32_t bytes;
     ssize_t n;
 
+    io__meter_syscall(meter);
     if (req->op == IO_OP_FLUSH)
         return fdatasync(req->file->fd) == 0 ? 0 : -errno;
     uint64_t offset = io__segment(req, &iov, &count, &bytes);
@@ -524,8 +525,8 @@ void
 io__run_sync(struct io_meter *meter, struct io_req *req)
 {
     do {
-        io__meter_syscall(meter);
-    } while (!io__transferred(req, transfer(req)));
+        req->sent++;
+    } while (!io__transferred(req, io__transfer_sync(meter, req)));
 }
 
 const struct io_fs io__posix = {

@@ -170,7 +170,19 @@ complete_flush(struct sim_flight *fl)
     return 0;
 }
 
+#define SIM_DEPTH      128u
+#define SIM_BACKGROUND 96u
+
+struct sim_state {
+    struct io_meter meter;
+    struct io_sched sched;
+    bool pumping;
+    uint64_t wake_ns; /* of the earliest sim_wake() to come */
+    unsigned wakes;   /* of them */
+};
+
 static void sim_start_request(struct io *io, struct io_req *req);
+static void sim_pump(struct io *io);
 
 /* Runs in the scheduler, or at once when the disk has no latency to give. */
 static void
@@ -180,6 +192,7 @@ sim_complete(void *arg)
     struct io *io = req->file->io;
     struct sim_disk *d = disk_of(io);
     struct sim_flight *fl = req->backend;
+    struct io_req *over, *next;
     int64_t result = 0;
 
     sim__event(d);
@@ -194,13 +207,49 @@ sim_complete(void *arg)
     trace(io, 0x100 + (uint64_t)req->op, fl->file->id, (uint64_t)result ^ req->offset);
     sim__flight_free(fl);
     req->backend = NULL;
-    if (!io__transferred(req, result)) {
-        sim_start_request(io, req);
-        return;
+    struct sim_state *s = io->state;
+    for (over = io__sched_done(&s->sched, req, result, clock_ns()); over != NULL; over = next) {
+        struct task *owner = over->owner;
+        next = over->chain;
+        io__finish(io, &s->meter, over, clock_ns());
+        task_unpark(owner);
     }
-    struct task *owner = req->owner;
-    io__finish(io, io->state, req, clock_ns());
-    task_unpark(owner);
+    io__sched_publish(&s->sched, clock_ns());
+    sim_pump(io);
+}
+
+/* ---- The queue ---- */
+
+static void
+sim_wake(void *arg)
+{
+    struct io *io = arg;
+    struct sim_state *s = io->state;
+
+    s->wakes--;
+    s->wake_ns = TASK_FOREVER;
+    sim_pump(io);
+}
+
+/* Starts what the scheduler lets go, and has itself called when it lets go more. */
+static void
+sim_pump(struct io *io)
+{
+    struct sim_state *s = io->state;
+    struct io_req *req;
+
+    if (s->pumping)
+        return; /* a request without latency completes inside the loop below */
+    s->pumping = true;
+    while (s->sched.in_flight < SIM_DEPTH && (req = io__sched_next(&s->sched, clock_ns())) != NULL)
+        sim_start_request(io, req);
+    s->pumping = false;
+    if (s->sched.wake_ns >= s->wake_ns || s->sched.in_flight >= SIM_DEPTH)
+        return;
+    if (task_sim_at(io->options.rt, s->sched.wake_ns, sim_wake, io) == ASH_OK) {
+        s->wake_ns = s->sched.wake_ns;
+        s->wakes++;
+    }
 }
 
 static void
@@ -229,45 +278,74 @@ sim_start_request(struct io *io, struct io_req *req)
 static void
 sim_submit(struct io *io, struct io_req **reqs, unsigned count)
 {
+    struct sim_state *s = io->state;
+
     for (unsigned i = 0; i < count; i++)
-        sim_start_request(io, reqs[i]);
+        io__sched_add(&s->sched, reqs[i]);
+    sim_pump(io);
 }
 
 static void
 sim_wait(struct io *io, struct io_req **reqs, unsigned count)
 {
-    (void)io;
+    struct sim_state *s = io->state;
+
+    for (unsigned i = 0; i < count; i++)
+        io__sched_waited(&s->sched, reqs[i]);
+    sim_pump(io);
     for (;;) {
         for (unsigned i = 0; i < count; i++) {
             if (atomic_load_explicit(&reqs[i]->done, memory_order_acquire))
                 return;
         }
-        task_park();
+        if (!task_park_until(clock_ns() + io__watch_tick_ns()))
+            io__sched_watch(&s->sched, clock_ns());
     }
 }
 
 static void
 sim_kick(struct io *io)
 {
-    (void)io; /* requests start when they are submitted */
+    struct sim_state *s = io->state;
+
+    io__sched_kick(&s->sched);
+    sim_pump(io);
+}
+
+static bool
+sim_cancel(struct io *io, struct io_req *req)
+{
+    struct sim_state *s = io->state;
+
+    if (!io__sched_cancel(&s->sched, req))
+        return false;
+    io__finish_cancelled(io, &s->meter, req, clock_ns());
+    return true;
 }
 
 static ash_rc
 sim_start(struct io *io)
 {
-    struct io_meter *m = mem_zalloc(MEM_IO, sizeof(*m));
-    if (m == NULL)
+    struct sim_state *s = mem_zalloc(MEM_IO, sizeof(*s));
+    if (s == NULL)
         return ASH_NO_MEMORY;
-    io__meter_attach(io, m);
-    io->state = m;
+    io__meter_attach(io, &s->meter);
+    io__sched_init(&s->sched, io, &s->meter, SIM_BACKGROUND, /* windows: */ true);
+    s->wake_ns = TASK_FOREVER;
+    io->state = s;
     return ASH_OK;
 }
 
 static void
 sim_stop(struct io *io)
 {
-    io__meter_detach(io, io->state);
-    mem_free(MEM_IO, io->state);
+    struct sim_state *s = io->state;
+
+    while (s->wakes > 0) /* they hold a pointer to us */
+        task_sleep_ns(IO_WINDOW_MAX_NS);
+    io__sched_destroy(&s->sched);
+    io__meter_detach(io, &s->meter);
+    mem_free(MEM_IO, s);
 }
 
 /* ---- Directories and files ---- */
@@ -508,6 +586,7 @@ const struct io_backend io__sim = {
     .submit = sim_submit,
     .kick = sim_kick,
     .wait = sim_wait,
+    .cancel = sim_cancel,
 };
 
 const struct io_fs io__sim_fs = {

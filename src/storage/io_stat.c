@@ -42,7 +42,13 @@ stats_add(struct io_stats *into, const struct io_stats *from)
     for (unsigned c = 0; c < IO_CLASS_COUNT; c++) {
         into->requests[c] += from->requests[c];
         into->bytes[c] += from->bytes[c];
+        into->ios[c] += from->ios[c];
+        into->overdue[c] += from->overdue[c];
     }
+    into->gap_bytes += from->gap_bytes;
+    into->cancelled += from->cancelled;
+    into->stuck += from->stuck;
+    into->stale += from->stale;
     into->flushes += from->flushes;
     into->syscalls += from->syscalls;
     into->retries += from->retries;
@@ -74,11 +80,17 @@ io__meter_detach(struct io *io, struct io_meter *m)
 }
 
 void
-io__meter_syscall(struct io_meter *m)
+io__meter_add(struct io_meter *m, uint64_t *field, uint64_t n)
 {
     io__lock(&m->lock);
-    m->stats.syscalls++;
+    *field += n;
     io__unlock(&m->lock);
+}
+
+void
+io__meter_syscall(struct io_meter *m)
+{
+    io__meter_add(m, &m->stats.syscalls, 1);
 }
 
 void
@@ -99,6 +111,7 @@ io__meter_request(struct io *io, struct io_meter *m, const struct io_req *req)
         fresh = NULL;
     }
     m->stats.requests[req->class]++;
+    m->stats.ios[req->class] += req->sent;
     m->stats.bytes[req->class] += req->op == IO_OP_FLUSH ? 0 : req->bytes;
     m->stats.flushes += req->op == IO_OP_FLUSH;
     m->stats.retries += req->retries;
@@ -106,6 +119,14 @@ io__meter_request(struct io *io, struct io_meter *m, const struct io_req *req)
         hist_add(m->latency[req->class], req->finish_ns - req->submit_ns);
     io__unlock(&m->lock);
     mem_free(MEM_IO, fresh);
+}
+
+const char *io_class_name(enum io_class class)
+{
+    static const char *const name[IO_CLASS_COUNT] = { "",           "wal",         "read",
+                                                      "write",      "page_writer", "flush",
+                                                      "compaction", "read_ahead",  "scrub" };
+    return name[class];
 }
 
 void
@@ -121,6 +142,8 @@ io_stats(struct io *io, struct io_stats *out)
         io__unlock(&m->lock);
     }
     io__unlock(&io->lock);
+    sum.credit_ns = atomic_load_explicit(&io->credit.limit_ns, memory_order_relaxed);
+    sum.credit_used_ns = atomic_load_explicit(&io->credit.used_ns, memory_order_relaxed);
     *out = sum;
 }
 

@@ -10,10 +10,13 @@
  *       gate before it returns, so neither the request nor the owner's task can vanish while the
  *       worker still uses them.
  *   I2  At most POOL_BACKGROUND_MAX workers serve background classes: foreground always finds one
- * that isn't theirs. Locks: pool->lock (mutex) covers queue, workers and counts.  gate[] (mutexes)
- * come after nothing and before nothing. A host thread's single requests run on that thread itself:
+ *       that isn't theirs.
+ *
+ * Locks: pool->lock (mutex) covers the scheduler, workers and counts.  gate[] (mutexes) come after
+ * nothing and before nothing.  A host thread's single foreground requests run on that thread itself:
  * handing them over would cost two context switches.
  */
+#include "base/bits.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -39,9 +42,10 @@ struct io_pool {
     struct io *io;
     pthread_mutex_t lock;
     pthread_cond_t work;
-    struct io_queue queue;
-    unsigned workers, starting, idle, background;
-    bool stop;
+    struct io_sched sched;
+    struct io_meter sched_meter;
+    unsigned workers, starting, idle;
+    bool stop, alarm;
     struct worker *worker[POOL_WORKERS_MAX];
     pthread_mutex_t gate[POOL_GATES];
     struct io_meter inline_meter; /* of requests run by their owners; under inline_lock */
@@ -66,6 +70,23 @@ finish(struct io_pool *pool, struct io_meter *meter, struct io_req *req)
     pthread_mutex_unlock(gate);
 }
 
+/* Until there is work, or something that was passed over may go.  Caller holds pool->lock. */
+static void
+worker_wait(struct io_pool *pool)
+{
+    pool->idle++;
+    if (pool->sched.wake_ns == TASK_FOREVER || pool->alarm) {
+        pthread_cond_wait(&pool->work, &pool->lock);
+    } else {
+        pool->alarm = true; /* one of them watches the clock */
+        struct timespec ts = { .tv_sec = (time_t)(pool->sched.wake_ns / 1000000000u),
+                               .tv_nsec = (long)(pool->sched.wake_ns % 1000000000u) };
+        pthread_cond_timedwait(&pool->work, &pool->lock, &ts);
+        pool->alarm = false;
+    }
+    pool->idle--;
+}
+
 static void *
 worker_main(void *arg)
 {
@@ -75,23 +96,26 @@ worker_main(void *arg)
     pthread_mutex_lock(&pool->lock);
     pool->starting--;
     for (;;) {
-        struct io_req *req =
-            io__queue_pop(&pool->queue, pool->background < POOL_BACKGROUND_MAX, clock_ns());
+        struct io_req *req = io__sched_next(&pool->sched, clock_ns());
         if (req == NULL && pool->stop)
             break;
         if (req == NULL) {
-            pool->idle++;
-            pthread_cond_wait(&pool->work, &pool->lock);
-            pool->idle--;
+            worker_wait(pool);
             continue;
         }
-        bool background = io__background(req->class);
-        pool->background += background;
         pthread_mutex_unlock(&pool->lock);
-        io__run_sync(&w->meter, req);
-        finish(pool, &w->meter, req);
+        int64_t result = io__transfer_sync(&w->meter, req);
         pthread_mutex_lock(&pool->lock);
-        pool->background -= background;
+        struct io_req *over = io__sched_done(&pool->sched, req, result, clock_ns()), *next;
+        io__sched_publish(&pool->sched, clock_ns());
+        if (pool->sched.count > 0 && pool->idle > 0)
+            pthread_cond_signal(&pool->work); /* room, or credit, for what was passed over */
+        pthread_mutex_unlock(&pool->lock);
+        for (; over != NULL; over = next) {
+            next = over->chain;
+            finish(pool, &w->meter, over);
+        }
+        pthread_mutex_lock(&pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
     return NULL;
@@ -129,16 +153,22 @@ grow_locked(struct io_pool *pool)
 static ash_rc
 threads_start(struct io *io)
 {
+    pthread_condattr_t attr;
     struct io_pool *pool = mem_zalloc(MEM_IO, sizeof(*pool));
     if (pool == NULL)
         return ASH_NO_MEMORY;
     pool->io = io;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_mutex_init(&pool->inline_lock, NULL);
-    pthread_cond_init(&pool->work, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* that of clock_ns() */
+    pthread_cond_init(&pool->work, &attr);
+    pthread_condattr_destroy(&attr);
     for (unsigned i = 0; i < POOL_GATES; i++)
         pthread_mutex_init(&pool->gate[i], NULL);
     io__meter_attach(io, &pool->inline_meter);
+    io__meter_attach(io, &pool->sched_meter);
+    io__sched_init(&pool->sched, io, &pool->sched_meter, POOL_BACKGROUND_MAX, /* windows: */ true);
     io->state = pool;
     return ASH_OK;
 }
@@ -149,7 +179,7 @@ threads_stop(struct io *io)
     struct io_pool *pool = io->state;
 
     pthread_mutex_lock(&pool->lock);
-    ash_assert(pool->queue.count == 0);
+    ash_assert(pool->sched.count == 0);
     pool->stop = true;
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
@@ -158,6 +188,8 @@ threads_stop(struct io *io)
         io__meter_detach(io, &pool->worker[i]->meter);
         mem_free(MEM_IO, pool->worker[i]);
     }
+    io__sched_destroy(&pool->sched);
+    io__meter_detach(io, &pool->sched_meter);
     io__meter_detach(io, &pool->inline_meter);
     for (unsigned i = 0; i < POOL_GATES; i++)
         pthread_mutex_destroy(&pool->gate[i]);
@@ -186,6 +218,8 @@ run_inline(struct io_pool *pool, struct io_req *req)
 static bool
 threads_run(struct io *io, struct io_req *req)
 {
+    if (io__background(req->class) && !io->options.plain)
+        return false; /* it needs credit */
     run_inline(io->state, req);
     return true;
 }
@@ -197,9 +231,9 @@ threads_submit(struct io *io, struct io_req **reqs, unsigned count)
 
     pthread_mutex_lock(&pool->lock);
     for (unsigned i = 0; i < count; i++)
-        io__queue_push(&pool->queue, reqs[i]);
+        io__sched_add(&pool->sched, reqs[i]);
     /* One worker for each request that waits, up to the bound. */
-    while (pool->idle + pool->starting < pool->queue.count && pool->workers < POOL_WORKERS_MAX) {
+    while (pool->idle + pool->starting < pool->sched.count && pool->workers < POOL_WORKERS_MAX) {
         if (!grow_locked(pool))
             break; /* the others will get to it */
     }
@@ -211,7 +245,7 @@ threads_submit(struct io *io, struct io_req **reqs, unsigned count)
     /* Not a single thread to be had: the owner does them itself, in order. */
     for (unsigned i = 0; i < count; i++) {
         pthread_mutex_lock(&pool->lock);
-        bool mine = io__queue_remove(&pool->queue, reqs[i]);
+        bool mine = io__sched_cancel(&pool->sched, reqs[i]);
         pthread_mutex_unlock(&pool->lock);
         if (mine)
             run_inline(pool, reqs[i]);
@@ -221,7 +255,51 @@ threads_submit(struct io *io, struct io_req **reqs, unsigned count)
 static void
 threads_kick(struct io *io)
 {
-    (void)io; /* the workers have been told */
+    struct io_pool *pool = io->state;
+
+    pthread_mutex_lock(&pool->lock);
+    io__sched_kick(&pool->sched);
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static bool
+threads_cancel(struct io *io, struct io_req *req)
+{
+    struct io_pool *pool = io->state;
+
+    pthread_mutex_lock(&pool->lock);
+    bool mine = io__sched_cancel(&pool->sched, req);
+    if (mine)
+        io__finish_cancelled(io, &pool->sched_meter, req, clock_ns());
+    pthread_mutex_unlock(&pool->lock);
+    return mine;
+}
+
+/* Lets nothing delay what the caller waits for. */
+static void
+mark_waited(struct io_pool *pool, struct io_req **reqs, unsigned count)
+{
+    bool news = false;
+
+    pthread_mutex_lock(&pool->lock);
+    for (unsigned i = 0; i < count; i++) {
+        if (reqs[i]->waited || atomic_load_explicit(&reqs[i]->done, memory_order_acquire))
+            continue;
+        news |= reqs[i]->state == IO_REQ_QUEUED && pool->sched.class[reqs[i]->class].window_ns != 0;
+        io__sched_waited(&pool->sched, reqs[i]);
+    }
+    if (news)
+        pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void
+watch(struct io_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    io__sched_watch(&pool->sched, clock_ns());
+    pthread_mutex_unlock(&pool->lock);
 }
 
 static void
@@ -230,12 +308,15 @@ threads_wait(struct io *io, struct io_req **reqs, unsigned count)
     struct io_pool *pool = io->state;
     bool done = false;
 
-    for (;;) {
+    for (unsigned turn = 0;; turn++) {
         for (unsigned i = 0; i < count && !done; i++)
             done = atomic_load_explicit(&reqs[i]->done, memory_order_acquire);
         if (done)
             break;
-        task_park();
+        if (turn == 0)
+            mark_waited(pool, reqs, count);
+        else if (!task_park_until(clock_ns() + io__watch_tick_ns()))
+            watch(pool);
     }
     pthread_mutex_t *gate = gate_of(pool, task_self());
     pthread_mutex_lock(gate); /* I1: the finisher has left */
@@ -251,4 +332,5 @@ const struct io_backend io__threads = {
     .kick = threads_kick,
     .wait = threads_wait,
     .run = threads_run,
+    .cancel = threads_cancel,
 };

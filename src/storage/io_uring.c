@@ -12,7 +12,7 @@
  * Invariants:
  *   I1  Ring memory, queues and slots are touched only by the ring's thread, except at its end
  *       (I5).
- *   I2  in_flight <= cq_entries - CQ_RESERVE: the completion queue cannot overflow.
+ *   I2  sched.in_flight <= cq_entries - CQ_RESERVE: the completion queue cannot overflow.
  *   I3  user_data = slot number and the slot's generation: a completion that doesn't match its
  *       slot's generation is counted and dropped, never taken for another request's.
  *   I4  An io_uring_enter() that fails leaves its entries in the submission queue; they go with the
@@ -22,6 +22,7 @@
  *       rings_lock (mutex): lists of rings, ring->io, ring->refs.  Nothing is taken under it but
  *       io->lock.
  */
+#include "base/bits.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -32,10 +33,6 @@
 #include <string.h>
 #include <time.h>
 
-#define BACKGROUND_RING 32u /* background requests in flight per ring ... */
-#define BACKGROUND_ALL \
-    128u /* ... and over all rings; beyond it a ring may still have BACKGROUND_MIN */
-#define BACKGROUND_MIN       4u
 #define BATCH_KICK           32u    /* queued requests at which an executor's ring submits early */
 #define SQPOLL_SPINS         20000u /* looks at the completion queue before sleeping: some 100 us */
 #define WARN_EVERY           1000u
@@ -130,9 +127,11 @@ ring_leave_io_locked(struct ring *r)
     while (*at != r)
         at = &(*at)->next_of_io;
     *at = r->next_of_io;
+    io__sched_destroy(&r->sched);
+    if (r->meter.stats.stale != 0)
+        log_write(LOG_ERROR, "%llu completions matched no request.",
+                  (unsigned long long)r->meter.stats.stale);
     io__meter_detach(io, &r->meter);
-    if (r->stale != 0)
-        log_write(LOG_ERROR, "%llu completions matched no request.", (unsigned long long)r->stale);
     atomic_store(&r->io, NULL);
 }
 
@@ -148,7 +147,7 @@ thread_exit(void *unused)
         thread_rings = r->next_of_thread;
         if (io != NULL && io__forked(io))
             continue; /* the parent's; a child leaves it alone */
-        ash_assert(r->in_flight == 0);
+        ash_assert(r->sched.in_flight == 0);
         ring_leave_io_locked(r);
         ring_tear_down_locked(r);
         ring_unref_locked(r);
@@ -170,8 +169,8 @@ uring_stop(struct io *io)
     pthread_mutex_lock(&rings_lock);
     while (s->rings != NULL) {
         struct ring *r = s->rings;
-        ash_assert(r->in_flight == 0);
-        ash_assert(r->queue.count == 0);
+        ash_assert(r->sched.in_flight == 0);
+        ash_assert(r->sched.count == 0);
         ring_leave_io_locked(r);
         if (!r->executor) /* an executor may be asleep in its ring: its poller ends it */
             ring_tear_down_locked(r);
@@ -216,6 +215,7 @@ ring_create(struct io *io)
     r->files_ok = (io->options.ring & IO_RING_PLAIN_FILES) == 0 &&
                   io_uring_register_files_sparse(&r->u, FILES_MAX) == 0;
     r->sqpoll = (io->options.ring & IO_RING_SQPOLL) != 0;
+    r->iopoll = (io->options.ring & IO_RING_IOPOLL) != 0;
     r->close_version = atomic_load_explicit(&io->close_version, memory_order_acquire);
     r->io_id = io->id;
     r->wake_fd = -1;
@@ -224,6 +224,9 @@ ring_create(struct io *io)
     r->refs = r->executor ? 2 : 1;
     atomic_store(&r->io, io);
     io__meter_attach(io, &r->meter);
+    /* Room is left for the foreground.  A host thread looks at its ring only when it wants
+     * something, so only an executor's can keep a window. */
+    io__sched_init(&r->sched, io, &r->meter, r->slots / 4 * 3, /* windows: */ r->executor);
     pthread_once(&thread_key_once, thread_key_make);
     pthread_setspecific(thread_key, &thread_key); /* any non-NULL value: makes thread_exit() run */
     pthread_mutex_lock(&rings_lock);
@@ -307,29 +310,19 @@ prepare(struct ring *r, struct io_uring_sqe *sqe, struct io_req *req)
         sqe->flags |= IOSQE_FIXED_FILE;
 }
 
-static bool
-ring_background_allowed(const struct ring *r, const struct uring_state *s)
-{
-    if (r->background >= BACKGROUND_RING)
-        return false;
-    return r->background < BACKGROUND_MIN ||
-           atomic_load_explicit(&s->background, memory_order_relaxed) < BACKGROUND_ALL;
-}
-
 /* Moves queued requests into the submission queue, by priority, as far as slots and entries go. */
 static void
 ring_fill(struct ring *r)
 {
     struct io *io = atomic_load_explicit(&r->io, memory_order_relaxed);
 
-    if (r->queue.count == 0 || io == NULL)
+    if (r->sched.count == 0 || io == NULL)
         return;
-    struct uring_state *s = io->state;
     uint64_t now_ns = clock_ns();
     io__ring_drop_closed_files(r, io);
     io__ring_follow_buffers(r, io);
-    while (r->in_flight < r->slots && io_uring_sq_space_left(&r->u) > 0) {
-        struct io_req *req = io__queue_pop(&r->queue, ring_background_allowed(r, s), now_ns);
+    while (r->sched.in_flight < r->slots && io_uring_sq_space_left(&r->u) > 0) {
+        struct io_req *req = io__sched_next(&r->sched, now_ns);
         if (req == NULL)
             break;
         struct io_uring_sqe *sqe = io_uring_get_sqe(&r->u);
@@ -343,14 +336,9 @@ ring_fill(struct ring *r)
         prepare(r, sqe, req);
         io_uring_sqe_set_data64(sqe, (uint64_t)slot->generation << 32 | i);
         RING_RELEASE(req);
-        r->in_flight++;
         r->requests++;
-        if (io__background(req->class)) {
-            r->background++;
-            atomic_fetch_add_explicit(&s->background, 1, memory_order_relaxed);
-        }
     }
-    ash_assert(r->in_flight <= r->slots); /* I2 */
+    ash_assert(r->sched.in_flight <= r->slots); /* I2 */
 }
 
 static void
@@ -398,39 +386,50 @@ test_enter_errno(void)
 /* ---- Reaping ---- */
 
 static void
+test_complete_again(struct ring *r, uint64_t user_data)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&r->u);
+
+    if (sqe == NULL)
+        return;
+    io_uring_prep_nop(sqe);
+    io_uring_sqe_set_data64(sqe, user_data);
+}
+
+static void
 ring_complete(struct ring *r, struct io *io, uint64_t user_data, int result, uint64_t now_ns)
 {
     if (user_data == USER_DATA_WAKE) {
         r->wake_armed = false;
         return;
     }
-    uint32_t i = (uint32_t)user_data;
-    if (i >= r->slots || r->slot[i].req == NULL ||
-        r->slot[i].generation != (uint32_t)(user_data >> 32)) {
-        r->stale++; /* I3 */
+    if (user_data == USER_DATA_TICK) {
+        r->tick_armed = false;
+        io__sched_watch(&r->sched, now_ns);
         return;
     }
+    uint32_t i = (uint32_t)user_data;
+    if (i >= r->slots || r->slot[i].req == NULL ||
+        (r->slot[i].generation != (uint32_t)(user_data >> 32) && !PLANTED(367))) {
+        io__meter_add(&r->meter, &r->meter.stats.stale, 1); /* I3 */
+        return;
+    }
+    if (ASH_UNLIKELY(io__test_hooks.stale_completions))
+        test_complete_again(r, user_data);
     struct slot *slot = &r->slot[i];
-    struct io_req *req = slot->req;
-    struct uring_state *s = io->state;
+    struct io_req *req = slot->req, *over, *next;
     slot->req = NULL;
     slot->generation++;
     slot->next_free = r->free_slot;
     r->free_slot = i;
-    r->in_flight--;
-    if (io__background(req->class)) {
-        r->background--;
-        atomic_fetch_sub_explicit(&s->background, 1, memory_order_relaxed);
-    }
     RING_ACQUIRE(req);
-    if (!io__transferred(req, result)) {
-        io__queue_push_front(&r->queue, req);
-        return;
+    for (over = io__sched_done(&r->sched, req, result, now_ns); over != NULL; over = next) {
+        struct task *owner = over->owner;
+        next = over->chain;
+        io__finish(io, &r->meter, over, now_ns);
+        if (r->executor)
+            task_unpark(owner); /* this thread's fiber: it has not run yet, so it still exists */
     }
-    struct task *owner = req->owner;
-    io__finish(io, &r->meter, req, now_ns);
-    if (r->executor)
-        task_unpark(owner); /* this thread's fiber: it has not run yet, so it still exists */
 }
 
 /* Takes what the completion queue holds; true when there was something.  No system call. */
@@ -446,11 +445,41 @@ ring_reap(struct ring *r)
     {
         if (seen++ == 0)
             now_ns = clock_ns();
+        if (PLANTED(368) && seen > 32)
+            continue;
         ring_complete(r, io, cqe->user_data, cqe->res, now_ns);
     }
-    if (seen > 0)
-        io_uring_cq_advance(&r->u, seen);
-    return seen > 0;
+    if (seen == 0)
+        return false;
+    io_uring_cq_advance(&r->u, seen);
+    if (io != NULL)
+        io__sched_publish(&r->sched, now_ns);
+    return true;
+}
+
+/* When something that the scheduler passed over may go, if no completion comes before. */
+static uint64_t
+ring_wake_ns(const struct ring *r)
+{
+    return r->sched.count > 0 && r->sched.in_flight < r->slots ? r->sched.wake_ns : TASK_FOREVER;
+}
+
+/* Has the watchdog look after a while.  The timer stays armed across waits: it costs an entry in a
+ * second. */
+static void
+arm_tick(struct ring *r)
+{
+    if (r->tick_armed || r->sched.in_flight == 0 || r->iopoll)
+        return;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&r->u);
+    if (sqe == NULL)
+        return; /* the next wait tries again */
+    uint64_t ns = io__watch_tick_ns();
+    r->tick = (struct __kernel_timespec){ .tv_sec = (long long)(ns / 1000000000u),
+                                          .tv_nsec = (long long)(ns % 1000000000u) };
+    io_uring_prep_timeout(sqe, &r->tick, 0, 0);
+    io_uring_sqe_set_data64(sqe, USER_DATA_TICK);
+    r->tick_armed = true;
 }
 
 /* Where the kernel's thread takes the entries, a call is needed only to wake it, or to sleep after
@@ -518,17 +547,18 @@ static void
 uring_submit(struct io *io, struct io_req **reqs, unsigned count)
 {
     struct ring *r = ring_of(io, /* create: */ true);
-    bool iopoll = (io->options.ring & IO_RING_IOPOLL) != 0;
 
     for (unsigned i = 0; i < count; i++) {
-        if (ASH_UNLIKELY(r == NULL || (iopoll && reqs[i]->op == IO_OP_FLUSH)))
+        if (ASH_UNLIKELY(r == NULL || (r->iopoll && reqs[i]->op == IO_OP_FLUSH)))
             run_at_once(io, reqs[i]);
         else
-            io__queue_push(&r->queue, reqs[i]);
+            io__sched_add(&r->sched, reqs[i]);
     }
     if (ASH_UNLIKELY(r == NULL))
         return;
-    if (r->executor && r->queue.count >= BATCH_KICK) {
+    /* Writes of the background may still find company, and lose nothing by waiting for the loop. */
+    if (r->executor &&
+        r->sched.class[IO_CLASS_WAL].count + r->sched.class[IO_CLASS_READ].count >= BATCH_KICK) {
         ring_fill(r);
         ring_enter(r, 0);
     }
@@ -539,8 +569,9 @@ uring_kick(struct io *io)
 {
     struct ring *r = ring_of(io, /* create: */ false);
 
-    if (r == NULL || (r->queue.count == 0 && io_uring_sq_ready(&r->u) == 0))
+    if (r == NULL || (r->sched.count == 0 && io_uring_sq_ready(&r->u) == 0))
         return;
+    io__sched_kick(&r->sched);
     ring_fill(r);
     if (io_uring_sq_ready(&r->u) > 0)
         ring_enter(r, 0);
@@ -564,15 +595,31 @@ uring_wait(struct io *io, struct io_req **reqs, unsigned count)
     if (any_done(reqs, count))
         return;
     ash_assert(r != NULL); /* R1: submitted by this task, so by this thread */
-    while (!any_done(reqs, count)) {
-        if (r->executor) {
+    if (r->executor) {
+        for (unsigned i = 0; i < count; i++)
+            io__sched_waited(&r->sched, reqs[i]);
+        while (!any_done(reqs, count))
             task_park();
-            continue;
-        }
-        ring_fill(r);
-        if (!ring_reap(r))
-            ring_enter(r, TASK_FOREVER);
+        return;
     }
+    while (!any_done(reqs, count)) {
+        ring_fill(r);
+        if (ring_reap(r))
+            continue;
+        arm_tick(r);
+        ring_enter(r, ring_wake_ns(r));
+    }
+}
+
+static bool
+uring_cancel(struct io *io, struct io_req *req)
+{
+    struct ring *r = ring_of(io, /* create: */ false);
+
+    if (r == NULL || !io__sched_cancel(&r->sched, req))
+        return false;
+    io__finish_cancelled(io, &r->meter, req, clock_ns());
+    return true;
 }
 
 /* ---- The executor's poller ---- */
@@ -634,6 +681,8 @@ poller_wait(struct task_poller *p, int wake_fd, uint64_t deadline_ns)
         r->wake_fd = wake_fd;
     }
     ash_assert(r->wake_fd == wake_fd);
+    arm_tick(r);
+    deadline_ns = min_u64(deadline_ns, ring_wake_ns(r));
     ring_enter(r, deadline_ns == 0 ? 1 : deadline_ns);
     ash_ignore(ring_reap(r) ? ASH_OK : ASH_NOT_FOUND); /* the loop polls again anyway */
 }
@@ -644,7 +693,7 @@ poller_destroy(struct task_poller *p)
     struct ring *r = list_entry(p, struct ring, poller);
 
     pthread_mutex_lock(&rings_lock);
-    ash_assert(r->in_flight == 0);
+    ash_assert(r->sched.in_flight == 0);
     ring_leave_io_locked(r);
     ring_tear_down_locked(r);
     ring_unref_locked(r);
@@ -667,4 +716,5 @@ const struct io_backend io__uring = {
     .submit = uring_submit,
     .kick = uring_kick,
     .wait = uring_wait,
+    .cancel = uring_cancel,
 };

@@ -19,6 +19,7 @@
 #define HOT_REQUESTS   64u /* requests after which registering a file or the buffers pays */
 #define FILES_MAX      64u /* registered files per ring */
 #define USER_DATA_WAKE UINT64_MAX
+#define USER_DATA_TICK (UINT64_MAX - 1)
 
 struct slot {
     struct io_req *req; /* NULL: free */
@@ -40,13 +41,12 @@ struct ring {
     uint64_t io_id;
     struct ring *next_of_io, *next_of_thread;
     unsigned refs; /* thread, poller */
-    bool executor, torn_down, sqpoll;
+    bool executor, torn_down, sqpoll, iopoll;
 
     struct io_meter meter;
-    struct io_queue queue;
+    struct io_sched sched;
     struct slot *slot;
-    uint32_t slots, free_slot, in_flight, background;
-    uint64_t stale; /* completions dropped by I3 */
+    uint32_t slots, free_slot;
 
     bool files_ok;
     uint32_t close_version;
@@ -57,14 +57,14 @@ struct ring {
     struct io_chunk chunk[IO_BUFFERS_MAX];
 
     int wake_fd;
-    bool wake_armed;
+    bool wake_armed, tick_armed;
+    struct __kernel_timespec tick;
     unsigned enter_failures;
 };
 
 struct uring_state {
     unsigned rung;      /* of the flag ladder */
     struct ring *rings; /* rings_lock */
-    _Atomic uint32_t background;
     /* The ring that holds the buffer registrations, which the others clone: under master_lock. */
     pthread_mutex_t master_lock;
     struct io_uring master;

@@ -422,37 +422,6 @@ START_TEST(poison_stops_every_change_but_no_read)
 }
 END_TEST
 
-/* ---- Priorities ---- */
-
-/* Goal: the better class first, background only with credit, and nobody waits longer than IO_AGE_NS
- * behind others. */
-START_TEST(queue_serves_by_class_and_age)
-{
-    struct io_queue q = { .count = 0 };
-    struct io_req r[4] = { { .class = IO_CLASS_SCRUB, .submit_ns = IO_AGE_NS },
-                           { .class = IO_CLASS_READ, .submit_ns = IO_AGE_NS },
-                           { .class = IO_CLASS_WAL, .submit_ns = IO_AGE_NS },
-                           { .class = IO_CLASS_READ, .submit_ns = IO_AGE_NS } };
-
-    for (unsigned i = 0; i < 4; i++)
-        io__queue_push(&q, &r[i]);
-    ck_assert_ptr_eq(io__queue_pop(&q, false, IO_AGE_NS), &r[2]);
-    ck_assert_ptr_eq(io__queue_pop(&q, true, IO_AGE_NS), &r[1]);
-    io__queue_push_front(&q, &r[1]);
-    ck_assert_ptr_eq(io__queue_pop(&q, true, IO_AGE_NS), &r[1]);
-    ck_assert_ptr_eq(io__queue_pop(&q, true, IO_AGE_NS), &r[3]);
-    ck_assert_ptr_null(io__queue_pop(&q, false, IO_AGE_NS)); /* no credit */
-    r[2].submit_ns = 2 * IO_AGE_NS;
-    io__queue_push(&q, &r[2]);
-    ck_assert_ptr_eq(io__queue_pop(&q, false, 2 * IO_AGE_NS + 1),
-                     &r[0]); /* old: goes first, credit or not */
-    ck_assert(io__queue_remove(&q, &r[2]));
-    ck_assert(!io__queue_remove(&q, &r[2]));
-    ck_assert_uint_eq(q.count, 0);
-    ck_assert_ptr_null(io__queue_pop(&q, true, 0));
-}
-END_TEST
-
 /* ---- R4 ---- */
 
 static void
@@ -488,7 +457,6 @@ suite(void)
     tcase_add_loop_test(t, sizes_change_as_asked, IO_BACKEND_URING, IO_BACKEND_SIM + 1);
     tcase_add_loop_test(t, poison_stops_every_change_but_no_read, IO_BACKEND_URING,
                         IO_BACKEND_SIM + 1);
-    tcase_add_test(t, queue_serves_by_class_and_age);
     if (test_forks())
         tcase_add_loop_test_raise_signal(t, misaligned_buffer_aborts, SIGABRT, IO_BACKEND_URING,
                                          IO_BACKEND_SIM + 1);

@@ -37,7 +37,7 @@ lf=$'\n' tab=$'\t' cr=$'\r'
 
 # --- Help and wrong usage ---
 raw 0 --help
-for c in create load get put delete scan dump tables stat options verify inspect; do
+for c in create load get put delete scan dump tables stat calibrate options verify inspect; do
     has "$out" "$lf  $c "
     raw 0 $c --help
     has "$out" "Usage: ashlar $c"
