@@ -65,9 +65,7 @@ heap(const ash_db *db, enum mem_tag tag)
 static uint64_t
 stacks(const ash_db *db)
 {
-    uint64_t reserved = mem_used(MEM_TASK) - mem_heap(MEM_TASK);
-
-    return share(db, reserved / 100 * STACK_TOUCHED_PERCENT);
+    return share(db, mem_mapped(MEM_TASK) / 100 * STACK_TOUCHED_PERCENT);
 }
 
 static uint64_t

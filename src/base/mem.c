@@ -331,13 +331,23 @@ mem_map_decommit(void *p, size_t size)
 
 /* ---- Accounts ------------------------------------------------------------------------------ */
 
+/* Shards are read one after the other: what was allocated after its shard was read, and freed
+ * through another one that was not read yet, makes the sum less than the truth, even less than
+ * nothing. */
+static uint64_t
+account_sum(const struct counter *c)
+{
+    int64_t sum = (int64_t)counter_sum(c);
+    return sum < 0 && !PLANTED(400) ? 0 : (uint64_t)sum;
+}
+
 uint64_t
 mem_used(enum mem_tag tag)
 {
     ash_assert(tag_valid(tag));
     if (mem_arena_current != NULL)
         return mem__arena_used(mem_arena_current, tag);
-    return counter_sum(&used[tag]) + counter_sum(&mapped[tag]);
+    return account_sum(&used[tag]) + account_sum(&mapped[tag]);
 }
 
 uint64_t
@@ -346,7 +356,16 @@ mem_heap(enum mem_tag tag)
     ash_assert(tag_valid(tag));
     if (mem_arena_current != NULL)
         return mem__arena_heap(mem_arena_current, tag);
-    return counter_sum(&used[tag]);
+    return account_sum(&used[tag]);
+}
+
+uint64_t
+mem_mapped(enum mem_tag tag)
+{
+    ash_assert(tag_valid(tag));
+    if (mem_arena_current != NULL)
+        return mem__arena_used(mem_arena_current, tag) - mem__arena_heap(mem_arena_current, tag);
+    return account_sum(&mapped[tag]);
 }
 
 void

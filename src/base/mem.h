@@ -51,6 +51,8 @@ void mem_map_decommit(void *p, size_t size);
 uint64_t mem_used(enum mem_tag tag);
 /* The same without maps, of which only the touched pages are memory. */
 uint64_t mem_heap(enum mem_tag tag);
+/* The mapped size alone. */
+uint64_t mem_mapped(enum mem_tag tag);
 /* Accounts for memory that a subsystem causes without allocating it, such as a kernel's ring;
  * negative: it is gone.  Does nothing in an arena: a simulation has neither. */
 void mem_charge(enum mem_tag tag, int64_t bytes);

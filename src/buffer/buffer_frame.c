@@ -337,7 +337,7 @@ vacate(struct buf_pool *pool, uint32_t frame)
         buf__lock(&pool->alloc_lock);
         if (to != FRAME_NONE)
             buf__frame_free_locked(pool, to);
-        buf__queue_back_locked(pool, frame, /* cold= */ false);
+        buf__queue_back_locked(pool, frame, /* cold= */ where == FRAME_LAUNDRY && !PLANTED(402));
         buf__unlock(&pool->alloc_lock);
         return false;
     }

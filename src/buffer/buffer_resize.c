@@ -181,6 +181,8 @@ drain_cancel(struct buf_pool *pool)
     buf__unlock(&pool->alloc_lock);
     ash_ignore(buf__claim_end(pool, first, end - first) ? ASH_OK : ASH_BUSY);
     dirty_limits(pool);
+    if (!PLANTED(401)) /* 401: who waits for the higher limit sleeps on */
+        task_wait_wake(&pool->clean_wait);
     buf__frames_wake(pool);
 }
 

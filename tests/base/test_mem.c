@@ -202,6 +202,23 @@ START_TEST(maps_are_zero_and_lazy)
 }
 END_TEST
 
+/* Goal: a sum that was taken while memory changed hands between threads (here: more was given back
+ * than was taken) is not read as nearly 2^64 bytes. */
+START_TEST(an_account_is_never_below_nothing)
+{
+    uint64_t heap = mem_heap(MEM_TEST), maps = mem_mapped(MEM_TEST);
+    char *p = mem_map(MEM_TEST, 8192, false);
+
+    mem_charge(MEM_TEST, -(int64_t)(heap + 4096));
+    ck_assert_uint_eq(mem_heap(MEM_TEST), 0);
+    ck_assert_uint_eq(mem_mapped(MEM_TEST), maps + 8192);
+    ck_assert_uint_eq(mem_used(MEM_TEST), maps + 8192);
+    mem_charge(MEM_TEST, (int64_t)(heap + 4096));
+    mem_unmap(MEM_TEST, p, 8192);
+    ck_assert_uint_eq(mem_used(MEM_TEST), heap + maps);
+}
+END_TEST
+
 START_TEST(odd_map_sizes_are_rounded_alike)
 {
     uint64_t before = mem_used(MEM_TEST);
@@ -251,6 +268,7 @@ suite(void)
     tcase_add_loop_test(c, every_allocation_can_fail, 0, 2);
     tcase_add_test(c, impossible_sizes_are_refused_with_a_sentence);
     tcase_add_loop_test(c, maps_are_zero_and_lazy, 0, 2);
+    tcase_add_test(c, an_account_is_never_below_nothing);
     tcase_add_test(c, odd_map_sizes_are_rounded_alike);
     if (test_forks())
         tcase_add_test(c, maps_are_not_inherited);

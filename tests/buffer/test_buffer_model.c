@@ -370,7 +370,9 @@ model_run(struct model *m, struct env *e, uint64_t bytes, unsigned writers)
     }
     for (unsigned i = 0; i < WORKERS; i++)
         task_join(m->task[i]);
+    task_mutex_lock(&m->w.ps.space_lock);
     m->w.ps.fail_write_at = 0;
+    task_mutex_unlock(&m->w.ps.space_lock);
     if (!m->faults)
         model_end(m);
     world_close(&m->w);

@@ -151,6 +151,98 @@ START_TEST(some_frames_always_stay)
 }
 END_TEST
 
+/* ---- Chunks that cannot be emptied ---- */
+
+#define CHUNK (2 * MIB)
+
+/* The arena may take `bytes`, and looks at once. */
+static void
+give(struct world *w, uint64_t bytes)
+{
+    struct buf_stats s;
+
+    buf_stats(w->pool, &s);
+    atomic_store(&w->others, BUDGET - BUDGET / 64 - s.words_bytes - s.image_bytes - bytes);
+    for (unsigned i = 0; i < 8; i++) /* a few chunks each time */
+        buf__budget(w->pool);
+}
+
+static void
+throttled(void *arg)
+{
+    struct world *w = arg;
+    ck_ok(buf_throttle(w->pool));
+}
+
+/* 5100 pages, of which the last 3600 are dirty: 10 chunks of 512.  So many are too many for 9. */
+static void
+body_cancel(struct env *e)
+{
+    struct world w;
+    struct buf_stats s;
+    struct buf_page p;
+    struct task *task;
+    uint64_t page = 0;
+
+    world_budget = BUDGET;
+    world_open(&w, e, ARENA, 0);
+    for (unsigned i = 0; i < 5100; i++) {
+        if (i == 1500)
+            ck_ok(buf_write_until(w.pool, UINT64_MAX));
+        page = page_make(&w, 0, i);
+    }
+    ck_ok(buf_latch_x(w.pool, page, &p)); /* it cannot leave the highest chunk */
+    give(&w, 9 * CHUNK + MIB);
+    buf_stats(w.pool, &s);
+    ck_assert_uint_eq(s.bytes, 9 * CHUNK);
+    ck_assert_uint_eq(s.dirty_frames, 3600);
+    ck_ok(task_spawn(e->rt, "throttled", throttled, &w, &task));
+    task_sleep_ns(1000000);
+    give(&w, 10 * CHUNK + MIB);
+    buf_stats(w.pool, &s);
+    ck_assert_uint_eq(s.bytes, 10 * CHUNK);
+    task_join(task);
+    buf_unlatch_x(w.pool, &p);
+    ck_ok(buf_write_until(w.pool, UINT64_MAX));
+    world_close(&w);
+}
+
+/* Goal: whoever waits for fewer dirty pages goes on when the arena keeps a chunk after all, as the
+ * limit is higher then. */
+START_TEST(a_chunk_that_stays_lets_waiters_go)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1) };
+    ck_ok(env_run(&e, body_cancel));
+}
+END_TEST
+
+static void
+body_laundry(struct env *e)
+{
+    struct world w;
+
+    world_budget = BUDGET;
+    world_open(&w, e, ARENA, 0);
+    for (unsigned i = 0; i < 6000; i++)
+        page_make(&w, 0, i);
+    buf_evict_all(w.pool);
+    ck_assert_uint_eq(atomic_load(&w.pool->laundry_count), 6000);
+    give(&w, 8 * CHUNK + MIB);
+    ck_assert_uint_ge(atomic_load(&w.pool->laundry_count), 6000);
+    ck_ok(buf_write_until(w.pool, UINT64_MAX));
+    give(&w, 8 * CHUNK + MIB);
+    ck_assert_uint_eq(w.pool->chunk_limit, 8);
+    world_close(&w);
+}
+
+/* Goal: cold dirty pages of a chunk that is being emptied stay where page writers look first. */
+START_TEST(pages_that_cannot_leave_stay_in_the_laundry)
+{
+    struct env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1) };
+    ck_ok(env_run(&e, body_laundry));
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -160,6 +252,8 @@ suite(void)
     tcase_add_loop_test(c, pages_survive_resizing, 1, 4);
     tcase_add_test(c, pages_survive_resizing_with_registered_buffers);
     tcase_add_test(c, some_frames_always_stay);
+    tcase_add_test(c, a_chunk_that_stays_lets_waiters_go);
+    tcase_add_test(c, pages_that_cannot_leave_stay_in_the_laundry);
     suite_add_tcase(s, c);
     return s;
 }
