@@ -221,7 +221,8 @@ void iob_files_close(const struct iob_job *job, struct iob_files *files, bool co
 static inline struct iob_file *
 iob_files_of(const struct iob_files *files, unsigned clone)
 {
-    return files->per_clone == files->count ? files->file : files->file + clone * files->per_clone;
+    return files->per_clone == files->count ? files->file
+                                            : files->file + (size_t)clone * files->per_clone;
 }
 
 /* ---- iob_plan.c ---- */

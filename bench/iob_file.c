@@ -440,6 +440,8 @@ iob_files_open(const struct iob_job *job, struct io *io, bool readonly, struct i
     uint64_t before = job->offset + (job->numjobs - 1) * job->offset_increment, need = 0;
     ash_rc rc = list_names(job, &files);
 
+    if (rc == ASH_OK && files.count == 0)
+        rc = ash_raise_obj(ASH_INVALID, job->name, "Job %s names no file.", job->name);
     if (rc == ASH_OK && job->size != 0) {
         files.length = round_down(job->size / files.per_clone, IOB_UNIT);
         need = before + files.length;

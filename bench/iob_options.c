@@ -439,7 +439,7 @@ set_percentiles(const struct row *row, const char *where, const char *text, stru
     unsigned n = 0;
 
     for (const char *at = text;; at++) {
-        char *end;
+        char *end = NULL;
         double v = isdigit((unsigned char)*at) ? strtod(at, &end) : -1;
         if (!(v > 0) || v > 100 || (*end != '\0' && *end != ':'))
             return bad_value(row, where, text, "a list like 50:99:99.9, each above 0 up to 100");

@@ -445,8 +445,8 @@ static ash_rc
 group_run(struct group *g, struct iob_run *run, unsigned number)
 {
     struct iob_dir_stats(*samples)[IOB_DIRS] = mem_zalloc(MEM_TOOL, g->sections * sizeof(*samples));
-    double process[IOB_JOBS_MAX];
-    uint64_t syscalls[IOB_JOBS_MAX];
+    double process[IOB_JOBS_MAX] = { 0 };
+    uint64_t syscalls[IOB_JOBS_MAX] = { 0 };
     unsigned threads = 0;
 
     if (samples == NULL)
