@@ -91,7 +91,7 @@ static const struct row rows[] = {
     /* how */
     { "ioengine", NULL, KIND_CHOICE, JOB(ioengine), 0, 0, "io_uring|uring|threads|psync|sync|pvsync2", "io_uring", "backend of the disk manager: rings, its pool of threads, or the job's own thread" },
     { "iodepth", NULL, KIND_NUMBER, JOB(iodepth), 1, IOB_DEPTH_MAX, "N", "1", "requests in flight per clone" },
-    { "iodepth_batch", "iodepth_batch_submit", KIND_NUMBER, JOB(iodepth_batch), 0, IOB_DEPTH_MAX, "N", "0", "requests per submission; 0: all that are free, in the system call that waits (fio: 1)" },
+    { "iodepth_batch", "iodepth_batch_submit", KIND_NUMBER, JOB(iodepth_batch), 0, IOB_DEPTH_MAX, "N", "0", "requests per submission; 0: all that are free, in growing pieces, the last in the call that waits (fio: 1)" },
     { "numjobs", NULL, KIND_NUMBER, JOB(numjobs), 1, IOB_CLONES_MAX, "N", "1", "clones of the job, a thread each" },
     { "thread", NULL, KIND_BOOL, JOB(thread), 0, 1, NULL, "1", "accepted for fio's sake: clones are always threads" },
     { "cpus_allowed", NULL, KIND_TEXT, JOB(cpus_allowed), 0, 0, "0,2-5", NULL, "CPUs that the job's threads run on" },

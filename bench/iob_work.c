@@ -3,8 +3,8 @@
  * iob_work.c - one thread of a job: keeps `iodepth` requests in flight through the disk manager.
  *
  * A turn of the loop gathers what may be issued now into free slots, submits it as one batch, waits
- * for at least one completion and takes all that are there.  Submitting and waiting are one system
- * call (see io_uring.c); with iodepth_batch every batch gets its own.
+ * for at least one completion and takes all that are there.  The last piece of a batch is submitted
+ * by the system call that waits (see io_uring.c); with iodepth_batch every batch gets its own.
  *
  * Latencies: lat runs from the moment the batch is begun, clat from when the disk manager has
  * queued it, slat is the difference.  The kernel's part of submitting is in clat, because it
@@ -26,7 +26,9 @@
 
 #include "iob.h"
 
-#define NAP_NS 100000000u /* a sleeper looks that often whether it is still wanted */
+#define PIECE_FIRST 2u
+#define PIECE_MAX   16u
+#define NAP_NS      100000000u /* a sleeper looks that often whether it is still wanted */
 
 struct iob_slot {
     struct io_req req;
@@ -358,6 +360,23 @@ run_inline(struct iob_worker *w, uint64_t now_ns)
         check_data(w, s, /* all: */ !iob_writes(w->job));
 }
 
+/* Without iodepth_batch: the first requests reach the device while the others are still being
+ * handed over; the last piece goes with the call that waits.  On a virtual disk that serves its
+ * queue until it is empty, one large batch would leave it idle: 4 KiB random reads at depth 32
+ * gained 16 % by pieces, and cost no more CPU. */
+static void
+submit_in_pieces(struct iob_worker *w, struct io_req **reqs, unsigned n)
+{
+    for (unsigned piece = PIECE_FIRST; n > piece;) {
+        io_submit(reqs, piece);
+        io_kick(w->io);
+        reqs += piece;
+        n -= piece;
+        piece = piece < PIECE_MAX ? piece * 2 : piece;
+    }
+    io_submit(reqs, n);
+}
+
 static void
 issue(struct iob_worker *w, unsigned n, uint64_t now_ns)
 {
@@ -366,9 +385,13 @@ issue(struct iob_worker *w, unsigned n, uint64_t now_ns)
         run_inline(w, now_ns);
         return;
     }
-    io_submit(w->in_flight + w->in_flights - n, n);
-    if (w->job->iodepth_batch != 0)
+    struct io_req **reqs = w->in_flight + w->in_flights - n;
+    if (w->job->iodepth_batch == 0) {
+        submit_in_pieces(w, reqs, n);
+    } else {
+        io_submit(reqs, n);
         io_kick(w->io);
+    }
 }
 
 static void
