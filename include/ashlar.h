@@ -368,12 +368,59 @@ ASH_API ASH_MUST_CHECK ash_rc ash_cursor_batch(ash_cursor *cursor, size_t capaci
 
 /* ---- Running on executors ------------------------------------------------------------------ */
 
-/* Runs fn(session, arg) on an executor fiber with a session of its own, and done(arg, rc) after it,
- * also on the executor. Does not block unless `executor_queue` requests are waiting already.  A
- * transaction left open by fn is rolled back. */
+/* A function that runs on an executor: a thread of the engine with hundreds of fibers, one per core.
+ * Where fn would wait for a page, a lock or the log, only its fiber waits and the thread runs
+ * another.  It gets a session of its own; a transaction that it leaves open is rolled back.  Three
+ * ways to learn its result: a callback (ash_run), a future to wait for (ash_submit), or a queue that
+ * an event loop drains when a descriptor is readable (ash_submit with ASH_SUBMIT_NOTIFY).
+ *
+ * Functions start in about the order in which they were given.  At most `executor_queue` of them
+ * wait for each executor.  When all these queues are full the call waits for room, except with
+ * ASH_SUBMIT_NOWAIT and on executors themselves: there it returns ASH_WOULD_BLOCK.  ash_close()
+ * waits for all that was given before it; calls after it began return ASH_MISUSE. */
 typedef ash_rc (*ash_run_fn)(ash_session *session, void *arg);
+
+/* Runs fn(session, arg), then done(arg, rc) on the same fiber; `done` may be NULL. */
 typedef void (*ash_done_fn)(void *arg, ash_rc rc);
 ASH_API ASH_MUST_CHECK ash_rc ash_run(ash_db *db, ash_run_fn fn, void *arg, ash_done_fn done);
+
+/* The result of one function, now or later.  Its handle belongs to who submitted the function. */
+typedef struct ash_future ash_future;
+
+enum {
+    ASH_SUBMIT_NOWAIT = 1u << 0, /* ASH_WOULD_BLOCK instead of waiting for room */
+    /* hand the future out by ash_completion_next() when it is done */
+    ASH_SUBMIT_NOTIFY = 1u << 1
+};
+
+/* Runs fn(session, arg); the caller closes *future_out.  With ASH_SUBMIT_NOTIFY `future_out` may be
+ * NULL: then the future belongs to who takes it from ash_completion_next(), and what nobody has
+ * taken ends with the database. */
+ASH_API ASH_MUST_CHECK ash_rc ash_submit(ash_db *db, ash_run_fn fn, void *arg, unsigned flags,
+                                         ash_future **future_out);
+
+/* Waits until the function has ended and returns what it returned; ash_error_last() then tells what
+ * it would have told there.  May block, and may be called again, by several threads, and after
+ * ash_close(). */
+ASH_API ASH_MUST_CHECK ash_rc ash_future_wait(ash_future *future);
+/* True when the function has ended; waits up to `timeout_ms` for that (0: does not block). */
+ASH_API bool ash_future_poll(ash_future *future, uint32_t timeout_ms);
+/* Takes a function back that has not begun: true when it will not be called; its result is
+ * ASH_CANCELLED.  False: it has begun or ended, and nothing changes.  Does not block. */
+ASH_API bool ash_future_cancel(ash_future *future);
+/* The `arg` that was submitted. */
+ASH_API void *ash_future_arg(const ash_future *future);
+/* Gives the handle back.  Does not wait: a function that has not ended goes on, unheard. */
+ASH_API void ash_future_close(ash_future *future);
+
+/* A descriptor (eventfd) for poll(), select() or epoll, level-triggered: readable exactly while
+ * ash_completion_next() has something.  Do not read or close it; it ends with the database. */
+ASH_API ASH_MUST_CHECK ash_rc ash_completion_fd(ash_db *db, int *fd_out);
+/* Hands out the next future with ASH_SUBMIT_NOTIFY that is done, each once; NULL when there is none
+ * now.  It is the same handle that ash_submit() returned, if it did: close it once.  Does not block.
+ * While as many are left lying as all executors could queue, ash_submit() with ASH_SUBMIT_NOTIFY
+ * returns ASH_WOULD_BLOCK. */
+ASH_API ash_future *ash_completion_next(ash_db *db);
 
 /* ---- Statistics and checking --------------------------------------------------------------- */
 

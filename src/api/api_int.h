@@ -26,6 +26,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Futures that are done and wait for ash_completion_next(), oldest first. */
+struct api_completions {
+    struct task_mutex mutex;
+    struct list list;
+    uint64_t limit;         /* of `count`, when another is submitted */
+    _Atomic uint64_t count; /* of the list; changed under the mutex */
+    int fd;                 /* -1 until somebody asks; readable while the list is not empty */
+};
+
 struct ash_db {
     struct options options;
     struct db_seams seams;
@@ -50,9 +59,14 @@ struct ash_db {
     struct task_mutex mutex; /* sessions, idle sessions, executors, option changes */
     struct list sessions;
     struct list idle; /* sessions of finished ash_run() calls */
+
+    /* api_run.c */
     struct task_executor **executors;
     unsigned executor_count;
     _Atomic unsigned executor_next;
+    _Atomic unsigned submitting; /* calls between their look at `closing` and the queue */
+    _Atomic bool closing;
+    struct api_completions completions;
 };
 
 struct ash_session {
@@ -74,6 +88,28 @@ struct ash_session {
     struct btree_buf value; /* what the last get handed out */
     uint32_t *multi_offsets, *multi_sizes;
     size_t multi_capacity;
+};
+
+/* A function that was given to an executor (api_run.c). */
+struct api_run {
+    ash_db *db;
+    ash_run_fn fn;
+    ash_done_fn done;
+    void *arg;
+};
+
+struct ash_future { /* api_future.c has the rules */
+    struct api_run run;
+    _Atomic uint32_t state, refs;
+    uint32_t fork_generation;
+    bool notify, handle;   /* as submitted: wanted in the queue; the application has a handle */
+    bool queued, closed;   /* under the mutex of the completions */
+    _Atomic bool detached; /* touches the database no more */
+    _Atomic bool settled;  /* by its canceller */
+    struct list link;      /* in the queue */
+    struct task_waitq waiters;
+    ash_rc rc; /* with `detail`, readable once DONE */
+    struct err_detail detail;
 };
 
 struct ash_table {
@@ -132,7 +168,17 @@ ASH_MUST_CHECK ash_rc api__budget_check(const ash_db *db); /* the page store is 
 uint64_t api__budget_others(void *ctx);                    /* of ash_db; for struct buf_options */
 void api__budget_stat(ash_db *db, const struct buf_stats *pool, ash_stat_fn fn, void *arg);
 /* api_run.c */
+void api__run_init(ash_db *db); /* before anything can fail */
 ASH_MUST_CHECK ash_rc api__executors_start(ash_db *db);
-void api__executors_stop(ash_db *db);
+void api__executors_stop(ash_db *db); /* waits for all that was submitted */
+void api__run_end(ash_db *db);
+bool api__on_executor(const ash_db *db); /* the caller runs on one of this database */
+void api__executors_stat(ash_db *db, ash_stat_fn fn, void *arg);
+/* api_future.c */
+ASH_MUST_CHECK bool api__future_claim(struct ash_future *f); /* false: it was cancelled */
+void api__future_finish(struct ash_future *f, ash_rc rc);    /* of who claimed it */
+void api__future_unref(struct ash_future *f);
+void api__completions_init(struct api_completions *c);
+void api__completions_end(struct api_completions *c); /* everything submitted has ended */
 
 #endif

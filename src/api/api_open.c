@@ -304,6 +304,7 @@ db_teardown(ash_db *db, bool clean)
     ash_rc rc = ASH_OK;
 
     api__executors_stop(db);
+    api__run_end(db);
     catalog_close(db->catalog);
     txn_stop(db->txn);
     if (clean && db->checkpointer != NULL)
@@ -377,6 +378,7 @@ db_open(const struct db_seams *seams, const char *path, unsigned flags, const ch
     task_mutex_init(&db->mutex);
     list_init(&db->sessions);
     list_init(&db->idle);
+    api__run_init(db);
     options_default(&db->options);
     ash_rc rc = options == NULL ? ASH_OK : options_parse(&db->options, options);
     api__budget_begin(db);
@@ -427,6 +429,8 @@ ash_close(ash_db *db)
     ash_rc rc = api_check_db(db);
     if (rc != ASH_OK)
         return rc;
+    if (api__on_executor(db))
+        return ash_raise(ASH_MISUSE, "A function on an executor cannot close its database.");
     db_end_sessions(db);
     return db_teardown(db, /* clean= */ true);
 }

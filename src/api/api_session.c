@@ -300,6 +300,7 @@ api__begin(ash_session *s, bool write)
 
     if (rc != ASH_OK)
         return rc;
+    task_fair_point();
     if (!s->in_transaction) {
         struct txn_begin_options begin = { .isolation = ASH_SNAPSHOT,
                                            .durability = s->durability,

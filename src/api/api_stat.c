@@ -217,6 +217,7 @@ ash_stats(ash_db *db, ash_stat_fn fn, void *arg)
     api_stat_log(db, fn, arg);
     api_stat_txn(db, fn, arg);
     api_stat_btree(db, fn, arg);
+    api__executors_stat(db, fn, arg);
     for (int tag = 1; tag < MEM_TAG_COUNT; tag++) {
         snprintf(name, sizeof(name), "memory.%s", mem_tag_name((enum mem_tag)tag));
         fn(arg, name, mem_used((enum mem_tag)tag));

@@ -110,6 +110,7 @@ static ash_rc
 api_verify_owners(struct api_verify *v)
 {
     for (uint64_t page = PAGE_ID_FIRST; page < v->pages; page++) {
+        task_fair_point();
         if (v->owner[page] != 0 || !pstore_page_allocated(v->db->pstore, page))
             continue;
         if (api_page_is_waste(v, page))
@@ -136,8 +137,10 @@ api_read_log(struct api_verify *v)
     ash_rc rc = wal_reader_open(v->db->io, v->db->dir, pstore_uuid(v->db->pstore), &from, &reader);
     if (rc != ASH_OK)
         return rc;
-    while (rec.end < until && (rc = wal_reader_next(reader, &rec)) == ASH_OK)
+    while (rec.end < until && (rc = wal_reader_next(reader, &rec)) == ASH_OK) {
+        task_fair_point();
         task_point();
+    }
     if (rc == ASH_CORRUPT) {
         wal_reader_where(reader, &file, &offset);
         snprintf(v->text, sizeof(v->text), "%s", file);

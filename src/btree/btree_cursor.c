@@ -474,6 +474,7 @@ load(struct btree_cursor *c, bool forward, bool beyond, uint32_t base, uint32_t 
 {
     struct copy how;
     unsigned tries = 0;
+    task_fair_point();
     how.forward = forward;
     how.want = want;
     how.beyond = beyond;

@@ -303,6 +303,7 @@ btree__destroy_pages(struct btree_env *env, uint32_t tree, uint64_t root, uint64
     if (rc != ASH_OK || !yes)
         return rc;
     while (rc == ASH_OK && !done) {
+        task_fair_point();
         rc = buf_throttle(env->pool);
         if (rc == ASH_OK)
             rc = step(&k, &done);

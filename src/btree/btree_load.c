@@ -531,6 +531,7 @@ btree_bulk_load(struct btree *bt, ash_bulk_next_fn next, void *arg)
         goto out;
     while (rc == ASH_OK) {
         struct ash_slice key, value;
+        task_fair_point();
         rc = next(arg, &key, &value);
         if (rc == ASH_OK)
             rc = add(l, key, value);

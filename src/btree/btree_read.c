@@ -303,6 +303,7 @@ btree_multiget(struct btree *bt, struct txn *t, size_t count, const struct ash_s
         batch_load(&b, n);
         for (size_t i = at; i < at + n; i++) {
             uint32_t before = values_out->size;
+            task_fair_point();
             rc = check_key(bt, keys[i]);
             if (rc == ASH_OK)
                 rc = get_append(bt, t, keys[i], values_out);

@@ -104,6 +104,7 @@ stat_level(struct btree *bt, unsigned level, struct ash_table_stat *stat)
     walk_begin(&w, bt, level);
     while (!w.done) {
         struct buf_page p;
+        task_fair_point();
         ash_rc rc = walk_next(&w, &p);
         if (rc != ASH_OK)
             return rc;
@@ -304,6 +305,7 @@ verify_level(const struct verifier *v, unsigned level)
     walk_begin(&w, v->bt, level);
     while (!w.done) {
         struct buf_page p;
+        task_fair_point();
         ash_rc rc = walk_next(&w, &p);
         if (rc ==
             /* cannot get at the rest of this level; the level above has named the page */

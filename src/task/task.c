@@ -28,6 +28,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,7 +137,8 @@ task__get(enum task__kind kind, const char *name)
     list_init(&t->link);
     t->timer = (struct task__timer){ 0 };
     t->arena = NULL;
-    t->idle = false;
+    t->idle = t->worn = false;
+    t->slice_switch = t->slice_ns = 0;
     t->priority = 0;
     t->id = 0;
     t->executor = NULL;
@@ -328,6 +330,16 @@ task_relax(unsigned *spins)
     (void)sched_yield();
 }
 
+_Thread_local uint32_t task_fair_points;
+
+void
+task_fair_point_slow(void)
+{
+    task_fair_points = 0;
+    if (task__current != NULL && task__current->kind == TASK__FIBER)
+        task__fiber_fair_point(task__current);
+}
+
 void
 task__spin_lock(_Atomic uint32_t *lock)
 {
@@ -459,6 +471,42 @@ task_runtime_destroy(struct task_runtime *rt)
     }
     ash_assert(atomic_load(&rt->threads) == 0);
     mem_free(MEM_TASK, rt);
+}
+
+/* ---- Events ---- */
+
+ash_rc
+task_event_open(const char *who, int *fd_out)
+{
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return ash_raise_sys(err_from_errno(errno), errno, NULL,
+                             "Cannot make an eventfd for %s; raise the limit of open files.", who);
+    *fd_out = fd;
+    return ASH_OK;
+}
+
+void
+task_event_set(int fd)
+{
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof(one)) < 0)
+        ash_assert(errno == EINTR);
+}
+
+void
+task_event_clear(int fd)
+{
+    uint64_t count;
+    ssize_t n = read(fd, &count, sizeof(count));
+    ash_assert(n == (ssize_t)sizeof(count) || (n < 0 && (errno == EAGAIN || errno == EINTR)));
+}
+
+void
+task_event_close(int fd)
+{
+    if (fd >= 0)
+        (void)close(fd);
 }
 
 /* ---- The process ---- */

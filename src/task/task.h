@@ -116,6 +116,17 @@ task_point(void)
     if (__builtin_expect(task_sim_active, 0))
         task_point_slow();
 }
+extern _Thread_local uint32_t task_fair_points;
+void task_fair_point_slow(void);
+#define TASK_FAIR_EVERY 8u
+/* Where long work may be interrupted: a fiber that has run for its slice lets others of its executor
+ * run (parks).  Put it into every loop whose length the caller decides, where no latch is held. */
+static inline void
+task_fair_point(void)
+{
+    if (__builtin_expect(++task_fair_points >= TASK_FAIR_EVERY, 0))
+        task_fair_point_slow();
+}
 /* One turn of a spin loop: a pause instruction; yields in simulation and, after many turns, on
  * executors and threads. */
 void task_relax(unsigned *spins);
@@ -166,6 +177,15 @@ void task_wait_wake(struct task_waitq *q);                   /* all */
 void task_wait_wake_key(struct task_waitq *q, uint64_t key); /* those with key <= `key` */
 void task_wait_wake_equal(struct task_waitq *q, uint64_t key);
 
+/* ---- Events: what a thread that waits in poll() can be told by ---- */
+
+/* A descriptor that is readable from task_event_set() until task_event_clear().  `who` is for the
+ * error's text.  close() takes -1. */
+ASH_MUST_CHECK ash_rc task_event_open(const char *who, int *fd_out);
+void task_event_set(int fd);
+void task_event_clear(int fd);
+void task_event_close(int fd);
+
 /* ---- Executors ---- */
 
 struct task_executor;
@@ -191,6 +211,24 @@ ASH_MUST_CHECK ash_rc task_executor_create(struct task_runtime *rt, const char *
 ASH_MUST_CHECK ash_rc task_executor_submit(struct task_executor *ex, void (*fn)(void *arg),
                                            void *arg, bool wait);
 void task_executor_destroy(struct task_executor *ex); /* finishes what was queued, then stops */
+/* How much it has to do: requests that wait and those that run.  A moment's view. */
+unsigned task_executor_load(struct task_executor *ex);
+bool
+task_executor_full(struct task_executor *ex); /* no request may wait any more; a moment's view */
+
+struct task_executor_stats {
+    uint64_t queued, busy, fibers; /* now */
+    uint64_t finished;             /* requests */
+    uint64_t switches;             /* to a fiber */
+    uint64_t slices_spent;         /* fibers that were interrupted at a task_fair_point() */
+    uint64_t stack_bytes;          /* addresses of all stacks */
+    uint64_t stack_resident;       /* of them in memory now */
+    uint64_t stack_high;           /* most that one fiber ever needed, in whole pages */
+    uint64_t stacks_given_back;
+};
+/* Adds one executor's figures to *sum.  Costs a system call per fiber. */
+void task_executor_stats(struct task_executor *ex, struct task_executor_stats *sum);
+
 /* The executor that the caller's fiber runs on, or NULL. */
 struct task_executor *task_executor_self(void);
 /* Adds a poller to the caller's executor; polled every 32 switches and when nothing is ready. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * task_executor.c - one thread that runs hundreds of fibers, and its stand-in for simulations.
+ * task_executor.c - one thread that runs hundreds of fibers: the loop.
  *
- * Entry points: task_executor_create(), task_executor_submit(), executor_main() (the loop).
- * Read first: README.md, the permit word in task.c.
+ * Entry points: task__executor_main() (the loop), task__fiber_park(), task__fiber_unpark().
+ * Read first: README.md, the permit word in task.c, task_executor_int.h.
  *
  * What other threads touch: the ring of requests (many producers, the loop consumes), the inbox of
  * unparked fibers (a stack that the loop takes as a whole), `sleeping`.  All else belongs to the
@@ -15,136 +15,28 @@
  * All four are sequentially consistent, so either the loop sees the push or the pusher sees that it
  * must wake.
  *
- * In a simulation the ring is the same, and requests are run by up to `fibers_max` simulated tasks.
- *
- * Invariants:
- *   I1  A fiber is exactly one of: running, in `ready`, in `idle`, PARKED, or with a permit on its
- *       way through the inbox.
- *   I2  room + requests in the ring or being written = queue_max: who holds a place may write its
- *       cell without looking.
- *   I3  `users` > 0 while another thread may touch the executor after its last request could have
- *       finished.
+ * Who runs next.  Fibers that became ready run in the order in which they did, then new requests
+ * are started.  A fiber that ran SLICE_NS without parking yields at its next task_fair_point() into
+ * `spent`; one of those runs in each turn of the loop, after the others, and the pollers are asked
+ * in between.  So whoever waits for a page waits for one slice at most once the page is there,
+ * however many long tasks there are; and long tasks get a slice in each turn.
  */
-#include "base/bits.h"
 #include "base/clock.h"
-#include "task/task_int.h"
+#include "task/task_executor_int.h"
 
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
-#include <unistd.h>
 
 #define POLL_EVERY  32u        /* switches between two looks at the pollers, timers and the inbox */
 #define START_BURST 8u         /* requests started before fibers that became ready get their turn */
-#define QUEUE_LIMIT (1u << 24) /* of queue_max: 400 MB of cells */
+#define SLICE_NS    100000u    /* a hundred switches and polls: they cost a long task about 1 % */
+#define PERIOD_NS   250000000u /* stacks of fibers that were not needed for so long are given back */
+#define STACKS_KEPT 4u         /* beyond those that were busy at once in the period */
 #define SEVERAL_POLLERS_NS \
     1000000u /* with more than one poller only the first can sleep: look at the others this often */
 
-struct cell {
-    _Atomic uint64_t seq; /* position + 1 when it holds the request of that position */
-    void (*fn)(void *arg);
-    void *arg;
-};
-
-struct task_executor {
-    struct task_runtime *rt;
-    unsigned fibers_max;
-    size_t stack_bytes;
-    uint32_t queue_max;
-    uint32_t mask;
-    struct cell *ring;
-    int wake_fd;
-
-    /* shared */
-    _Atomic uint64_t tail ASH_ALIGNED_LINE; /* next position to write */
-    _Atomic uint32_t room;                  /* I2 */
-    _Atomic uint32_t users;                 /* I3 */
-    struct task *_Atomic inbox ASH_ALIGNED_LINE;
-    _Atomic uint32_t sleeping;
-    _Atomic uint32_t stop;
-    struct task_waitq room_waiters;
-
-    /* the executor's thread only; in a simulation whoever runs */
-    uint64_t head ASH_ALIGNED_LINE; /* next position to read */
-    struct list ready;
-    struct list idle;
-    uint32_t ready_count;
-    unsigned fiber_count, busy;
-    struct task__heap heap;
-    struct task__context scheduler;
-    struct task *running;
-    struct task_poller *pollers;
-    uint64_t switches, polled_at;
-    struct task *thread;
-
-    /* simulation */
-    struct task **workers;
-    char name[TASK__NAME_MAX];
-};
-
 static _Thread_local struct task_executor *here; /* whose loop this thread is */
-
-/* ---- The ring ---- */
-
-static bool
-ring_take_room(struct task_executor *ex)
-{
-    uint32_t room = atomic_load_explicit(&ex->room, memory_order_relaxed);
-    while (room > 0) {
-        if (atomic_compare_exchange_weak(&ex->room, &room, room - 1))
-            return true;
-    }
-    return false;
-}
-
-/* The caller has taken room. */
-static void
-ring_push(struct task_executor *ex, void (*fn)(void *arg), void *arg)
-{
-    uint64_t pos = atomic_fetch_add(&ex->tail, 1);
-    struct cell *c = &ex->ring[pos & ex->mask];
-    c->fn = fn;
-    c->arg = arg;
-    atomic_store(&c->seq, pos + 1); /* sequentially consistent: see "Going to sleep" */
-}
-
-static bool
-ring_empty(struct task_executor *ex)
-{
-    return atomic_load(&ex->ring[ex->head & ex->mask].seq) != ex->head + 1;
-}
-
-static bool
-ring_pop(struct task_executor *ex, void (**fn_out)(void *arg), void **arg_out)
-{
-    if (ring_empty(ex))
-        return false;
-    struct cell *c = &ex->ring[ex->head & ex->mask];
-    *fn_out = c->fn;
-    *arg_out = c->arg;
-    ex->head++;
-    uint32_t room = atomic_fetch_add(&ex->room, 1) + 1;
-    /* Waking at half empty saves wakes; the queue drains, so that point comes.  With little room it
-     * is every time. */
-    if (room >= (ex->queue_max + 1) / 2)
-        task_wait_wake(&ex->room_waiters);
-    return true;
-}
-
-/* ---- Waking the loop ---- */
-
-static void
-executor_wake(struct task_executor *ex)
-{
-    if (atomic_load(&ex->sleeping) == 0 || atomic_exchange(&ex->sleeping, 0) == 0)
-        return;
-    uint64_t one = 1;
-    while (write(ex->wake_fd, &one, sizeof(one)) < 0)
-        ash_assert(errno == EINTR);
-}
 
 static void
 ready_push(struct task_executor *ex, struct task *t)
@@ -168,7 +60,7 @@ task__fiber_unpark(struct task *t)
     do {
         t->inbox_next = top;
     } while (!atomic_compare_exchange_weak(&ex->inbox, &top, t));
-    executor_wake(ex);
+    task__executor_wake(ex);
     atomic_fetch_sub_explicit(&ex->users, 1, memory_order_release);
 }
 
@@ -188,9 +80,8 @@ fiber_entry(void *arg)
     task__context_leave(&ex->scheduler);
 }
 
-/* One more idle fiber. */
-static ash_rc
-fiber_add(struct task_executor *ex)
+ash_rc
+task__fiber_add(struct task_executor *ex)
 {
     ash_rc rc = task__heap_reserve(&ex->heap, ex->fiber_count + 1);
     if (rc != ASH_OK)
@@ -207,8 +98,18 @@ fiber_add(struct task_executor *ex)
     t->idle = true;
     task__context_make(&t->context, t->stack, fiber_entry, t);
     list_push_front(&ex->idle, &t->link);
-    ex->fiber_count++;
+    ex->stacks[ex->fiber_count++] = t->stack;
+    atomic_store_explicit(&ex->stack_count, ex->fiber_count, memory_order_release);
     return ASH_OK;
+}
+
+void
+task__fiber_drop(struct task_executor *ex)
+{
+    struct task *t = list_entry(ex->idle.next, struct task, link);
+    task__context_drop(&t->context);
+    task__stack_put(t->stack);
+    task__put(t);
 }
 
 static void
@@ -220,13 +121,14 @@ fiber_run(struct task_executor *ex, struct task *t)
     ex->running = t;
     task__current = t;
     err_slot = &t->err;
-    ex->switches++;
+    TASK__COUNT(ex->switches, 1);
     task__context_switch(&ex->scheduler, &t->context);
     err_slot = host_slot;
     task__current = host;
     ex->running = NULL;
     if (t->idle) {
-        ex->busy--;
+        TASK__COUNT(ex->busy, -1u);
+        TASK__COUNT(ex->finished, 1);
         list_push_front(&ex->idle, &t->link); /* the warmest stack first */
     }
 }
@@ -272,6 +174,69 @@ task__fiber_yield(struct task *self)
     ash_assert(ex->running == self);
     ready_push(ex, self);
     task__context_switch(&self->context, &ex->scheduler);
+}
+
+/* The clock is read only here, not at each switch: a slice begins at the first point after one. */
+void
+task__fiber_fair_point(struct task *self)
+{
+    struct task_executor *ex = self->executor;
+    uint64_t switches = atomic_load_explicit(&ex->switches, memory_order_relaxed);
+    uint64_t now = clock_ns();
+    if (self->slice_switch != switches) {
+        self->slice_switch = switches;
+        self->slice_ns = now;
+        return;
+    }
+    if (now - self->slice_ns < SLICE_NS || PLANTED(385))
+        return;
+    ash_assert(ex->running == self);
+    ex->slice_over = true;
+    TASK__COUNT(ex->slices_spent, 1);
+    list_push_back(&ex->spent, &self->link);
+    task__context_switch(&self->context, &ex->scheduler);
+}
+
+/* ---- Idle stacks ---- */
+
+/* The fibers at the end of `idle` are those that were not needed since long.  Their stacks keep the
+ * pages that hold their frames; the rest goes back to the system. */
+static void
+stacks_give_back(struct task_executor *ex)
+{
+    unsigned keep = ex->busy_peak + STACKS_KEPT, at = atomic_load(&ex->busy);
+    LIST_FOREACH(it, &ex->idle) {
+        struct task *t = list_entry(it, struct task, link);
+        if (at++ < keep || !t->worn)
+            continue;
+        uint32_t high = (uint32_t)task__stack_touched(t->stack);
+        if (high > atomic_load_explicit(&ex->stack_high, memory_order_relaxed))
+            atomic_store_explicit(&ex->stack_high, high, memory_order_relaxed);
+        if (!PLANTED(386))
+            task__stack_give_back(t->stack, t->context.sp);
+        t->worn = false;
+        ex->worn--;
+        TASK__COUNT(ex->stacks_given_back, 1);
+    }
+}
+
+static bool
+stacks_worn(const struct task_executor *ex)
+{
+    return ex->worn > atomic_load_explicit(&ex->busy, memory_order_relaxed) + STACKS_KEPT;
+}
+
+static void
+period_check(struct task_executor *ex)
+{
+    if (!stacks_worn(ex))
+        return;
+    uint64_t now = clock_ns();
+    if (now - ex->period_ns < PERIOD_NS)
+        return;
+    stacks_give_back(ex);
+    ex->period_ns = now;
+    ex->busy_peak = atomic_load_explicit(&ex->busy, memory_order_relaxed);
 }
 
 /* ---- The loop ---- */
@@ -332,10 +297,10 @@ may_start(const struct task_executor *ex)
 static bool
 start_one(struct task_executor *ex)
 {
-    if (ring_empty(ex) || !may_start(ex))
+    if (task__ring_empty(ex) || !may_start(ex))
         return false;
     if (list_empty(&ex->idle)) {
-        ash_rc rc = fiber_add(ex);
+        ash_rc rc = task__fiber_add(ex);
         if (rc != ASH_OK) {
             ash_ignore(rc); /* the first fiber always exists: requests wait until one is free */
             ex->fibers_max = ex->fiber_count;
@@ -343,38 +308,54 @@ start_one(struct task_executor *ex)
         }
     }
     struct task *t = list_entry(ex->idle.next, struct task, link);
-    if (!ring_pop(ex, &t->fn, &t->arg))
+    if (!task__ring_pop(ex, &t->fn, &t->arg))
         return false;
     list_remove(&t->link);
     t->idle = false;
     t->err.code = ASH_OK;
-    ex->busy++;
+    TASK__COUNT(ex->busy, 1);
+    if (ex->busy > ex->busy_peak)
+        ex->busy_peak = ex->busy;
+    ex->worn += !t->worn;
+    t->worn = true;
     fiber_run(ex, t);
     return true;
 }
 
-/* One round: those ready now (not those that they make ready: fairness), then a few new
- * requests. */
-static bool
-run_round(struct task_executor *ex)
+static void
+run_first(struct task_executor *ex, struct list *from)
 {
-    uint32_t ready = ex->ready_count < POLL_EVERY ? ex->ready_count : POLL_EVERY;
-    for (uint32_t i = 0; i < ready; i++) {
-        struct task *t = list_entry(ex->ready.next, struct task, link);
-        list_remove(&t->link);
+    struct task *t = list_entry(from->next, struct task, link);
+    list_remove(&t->link);
+    fiber_run(ex, t);
+}
+
+/* One turn: those ready now (not those that they make ready: fairness), then a few new requests,
+ * then one of those that have used up a slice.  A slice that ends ends the turn's part, so that the
+ * pollers are asked between any two of them. */
+static bool
+run_turn(struct task_executor *ex)
+{
+    uint32_t ready = ex->ready_count < POLL_EVERY ? ex->ready_count : POLL_EVERY, ran = 0;
+    bool spent = !list_empty(&ex->spent); /* from earlier turns: this one must run one of them */
+    ex->slice_over = false;
+    for (; ran < ready && !ex->slice_over; ran++) {
         ex->ready_count--;
-        fiber_run(ex, t);
+        run_first(ex, &ex->ready);
     }
-    uint32_t started = 0;
-    while (started < START_BURST && start_one(ex))
-        started++;
-    return ready + started > 0;
+    for (uint32_t i = 0; i < START_BURST && !ex->slice_over && start_one(ex); i++)
+        ran++;
+    if (spent) {
+        run_first(ex, &ex->spent);
+        ran++;
+    }
+    return ran > 0;
 }
 
 static bool
 finished(struct task_executor *ex)
 {
-    return atomic_load(&ex->stop) != 0 && ex->busy == 0 && ring_empty(ex);
+    return atomic_load(&ex->stop) != 0 && ex->busy == 0 && task__ring_empty(ex);
 }
 
 static uint64_t
@@ -384,6 +365,8 @@ sleep_deadline(struct task_executor *ex)
     uint64_t deadline = first != NULL ? first->at_ns : TASK_FOREVER;
     if (ex->pollers != NULL && ex->pollers->next != NULL)
         deadline = min_u64(deadline, clock_ns() + SEVERAL_POLLERS_NS);
+    if (stacks_worn(ex))
+        deadline = min_u64(deadline, ex->period_ns + PERIOD_NS);
     return deadline;
 }
 
@@ -408,7 +391,7 @@ executor_sleep(struct task_executor *ex)
     atomic_store(&ex->sleeping, 1);
     bool work = PLANTED(12) ? false
                             : atomic_load(&ex->inbox) != NULL ||
-                                  (may_start(ex) && !ring_empty(ex)) || finished(ex);
+                                  (may_start(ex) && !task__ring_empty(ex)) || finished(ex);
     if (!work) {
         uint64_t deadline = sleep_deadline(ex);
         if (ex->pollers != NULL)
@@ -420,13 +403,11 @@ executor_sleep(struct task_executor *ex)
         return;
     /* Somebody woke us.  Its write may still be on the way: then the next sleep is short, no
      * more. */
-    uint64_t count;
-    ssize_t n = read(ex->wake_fd, &count, sizeof(count));
-    ash_assert(n == (ssize_t)sizeof(count) || (n < 0 && (errno == EAGAIN || errno == EINTR)));
+    task_event_clear(ex->wake_fd);
 }
 
-static void
-executor_main(void *arg)
+void
+task__executor_main(void *arg)
 {
     struct task_executor *ex = arg;
     here = ex;
@@ -435,9 +416,10 @@ executor_main(void *arg)
         inbox_drain(ex);
         if (!PLANTED(17) || ex->ready_count == 0)
             timers_fire(ex);
-        if (ex->pollers != NULL && ex->switches - ex->polled_at >= POLL_EVERY)
+        if (ex->pollers != NULL && (ex->slice_over || ex->switches - ex->polled_at >= POLL_EVERY))
             (void)pollers_poll(ex); /* what it reaped is in `ready` */
-        if (run_round(ex))
+        period_check(ex);
+        if (run_turn(ex))
             continue;
         if (pollers_poll(ex))
             continue;
@@ -457,196 +439,6 @@ executor_main(void *arg)
     }
     ash_assert(ex->fiber_count == 0);
     here = NULL;
-}
-
-/* ---- In a simulation ---- */
-
-static void
-worker_main(void *arg)
-{
-    struct task_executor *ex = arg;
-    struct task *self = task_self();
-    void (*fn)(void *arg);
-    void *fn_arg;
-
-    self->executor = ex;
-    for (;;) {
-        if (ring_pop(ex, &fn, &fn_arg)) {
-            self->err.code = ASH_OK;
-            fn(fn_arg);
-            task_point();
-            continue;
-        }
-        if (atomic_load(&ex->stop) != 0)
-            break;
-        self->idle = true;
-        while (self->idle && ring_empty(ex) && atomic_load(&ex->stop) == 0)
-            task_park();
-        self->idle = false;
-    }
-    self->executor = NULL;
-}
-
-/* Sees to it that somebody takes the request just pushed. */
-static void
-worker_wake(struct task_executor *ex)
-{
-    for (unsigned i = 0; i < ex->fiber_count; i++) {
-        if (ex->workers[i]->idle) {
-            ex->workers[i]->idle = false;
-            task_unpark(ex->workers[i]);
-            return;
-        }
-    }
-    if (ex->fiber_count == ex->fibers_max)
-        return; /* all are busy and will look into the ring before they park */
-    ash_rc rc = task_spawn(ex->rt, ex->name, worker_main, ex, &ex->workers[ex->fiber_count]);
-    if (rc == ASH_OK)
-        ex->fiber_count++;
-    else
-        ash_assert(ex->fiber_count > 0); /* create() has made the first */
-}
-
-static void
-workers_join(struct task_executor *ex)
-{
-    atomic_store(&ex->stop, 1);
-    for (unsigned i = 0; i < ex->fiber_count; i++)
-        task_unpark(ex->workers[i]);
-    for (unsigned i = 0; i < ex->fiber_count; i++)
-        task_join(ex->workers[i]);
-}
-
-/* ---- Entry points ---- */
-
-static void
-executor_free(struct task_executor *ex)
-{
-    if (ex->wake_fd >= 0)
-        (void)close(ex->wake_fd);
-    task__heap_deinit(&ex->heap);
-    mem_free(MEM_TASK, ex->workers);
-    mem_free(MEM_TASK, ex->ring);
-    mem_free(MEM_TASK, ex);
-}
-
-static ash_rc
-executor_start(struct task_executor *ex)
-{
-    if (ex->rt->is_sim) {
-        ex->workers = mem_zalloc(MEM_TASK, ex->fibers_max * sizeof(struct task *));
-        if (ex->workers == NULL)
-            return ASH_NO_MEMORY;
-        ash_rc rc = task_spawn(ex->rt, ex->name, worker_main, ex, &ex->workers[0]);
-        if (rc == ASH_OK)
-            ex->fiber_count = 1;
-        return rc;
-    }
-    ex->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (ex->wake_fd < 0)
-        return ash_raise_sys(
-            err_from_errno(errno), errno, NULL,
-            "Cannot make an eventfd for the executor \"%s\"; raise the limit of open files.",
-            ex->name);
-    ash_rc rc = fiber_add(ex);
-    if (rc != ASH_OK)
-        return rc;
-    rc = task_spawn(ex->rt, ex->name, executor_main, ex, &ex->thread);
-    if (rc != ASH_OK) {
-        struct task *t = list_entry(ex->idle.next, struct task, link); /* it has never run */
-        task__context_drop(&t->context);
-        task__stack_put(t->stack);
-        task__put(t);
-    }
-    return rc;
-}
-
-ash_rc
-task_executor_create(struct task_runtime *rt, const char *name, unsigned fibers, unsigned queue_max,
-                     size_t stack_bytes, struct task_executor **out)
-{
-    if (fibers == 0 || queue_max == 0 || queue_max > QUEUE_LIMIT)
-        return ash_raise(ASH_INVALID,
-                         "The executor \"%s\" needs at least one fiber and a queue of 1 to %u.",
-                         name, QUEUE_LIMIT);
-    struct task_executor *ex = mem_aligned(MEM_TASK, ASH_CACHE_LINE, sizeof(*ex));
-    if (ex == NULL)
-        return ASH_NO_MEMORY;
-    memset(ex, 0, sizeof(*ex));
-    ex->rt = rt;
-    ex->fibers_max = fibers;
-    ex->stack_bytes = stack_bytes;
-    ex->queue_max = queue_max;
-    uint32_t cells = is_pow2(queue_max) ? queue_max : 2u << log2_floor(queue_max);
-    ex->mask = cells - 1;
-    ex->wake_fd = -1;
-    (void)snprintf(ex->name, sizeof(ex->name), "%s", name);
-    atomic_init(&ex->room, queue_max);
-    task_waitq_init(&ex->room_waiters);
-    list_init(&ex->ready);
-    list_init(&ex->idle);
-    ash_rc rc = ASH_NO_MEMORY;
-    ex->ring = mem_zalloc(MEM_TASK, cells * sizeof(struct cell));
-    if (ex->ring != NULL)
-        rc = executor_start(ex);
-    if (rc != ASH_OK) {
-        executor_free(ex);
-        return rc;
-    }
-    *out = ex;
-    return ASH_OK;
-}
-
-ash_rc
-task_executor_submit(struct task_executor *ex, void (*fn)(void *arg), void *arg, bool wait)
-{
-    atomic_fetch_add(&ex->users, 1); /* I3 */
-    while (!ring_take_room(ex)) {
-        if (!wait) {
-            atomic_fetch_sub_explicit(&ex->users, 1, memory_order_release);
-            return ash_raise(ASH_WOULD_BLOCK,
-                             "The queue of the executor \"%s\" is full (%u requests).", ex->name,
-                             ex->queue_max);
-        }
-        struct task_waiter w;
-        task_wait_begin(&ex->room_waiters, &w, 0);
-        while (atomic_load(&ex->room) == 0)
-            task_park();
-        task_wait_end(&ex->room_waiters, &w);
-    }
-    ring_push(ex, fn, arg);
-    if (ex->rt->is_sim)
-        worker_wake(ex);
-    else
-        executor_wake(ex);
-    atomic_fetch_sub_explicit(&ex->users, 1, memory_order_release);
-    return ASH_OK;
-}
-
-void
-task_executor_destroy(struct task_executor *ex)
-{
-    if (ex == NULL)
-        return;
-    ash_assert(task_executor_self() != ex);
-    if (ex->rt->is_sim) {
-        workers_join(ex);
-    } else {
-        atomic_store(&ex->stop, 1);
-        executor_wake(ex);
-        task_join(ex->thread);
-    }
-    unsigned spins = 0;
-    while (atomic_load(&ex->users) != 0) /* I3: a few instructions */
-        task_relax(&spins);
-    ash_assert(ring_empty(ex));
-    executor_free(ex);
-}
-
-struct task_executor *
-task_executor_self(void)
-{
-    return task__current == NULL ? NULL : task__current->executor;
 }
 
 void

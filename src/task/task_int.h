@@ -60,6 +60,10 @@ struct task__stack {
  * short. */
 struct task__stack *task__stack_get(size_t bytes);
 void task__stack_put(struct task__stack *s);
+/* Bytes from its upper end down to the lowest page in memory.  From any thread while it exists. */
+size_t task__stack_touched(const struct task__stack *s);
+/* Gives the pages below the stack pointer of a fiber that does not run back to the system. */
+void task__stack_give_back(struct task__stack *s, const void *sp);
 
 /* ---- Contexts (task_switch.c) ---- */
 
@@ -146,8 +150,11 @@ struct task {
     struct task__timer timer;
     struct mem_arena *arena; /* mem_arena_current while switched away */
     bool idle;               /* executor: has no request */
-    uint32_t priority;       /* simulation */
-    uint64_t id;             /* simulation: number of the spawn */
+    bool worn;               /* executor: has run since its stack was given back */
+    uint64_t slice_switch; /* executor: its count of switches when this slice was first looked at */
+    uint64_t slice_ns;     /* ... and the time */
+    uint32_t priority;     /* simulation */
+    uint64_t id;           /* simulation: number of the spawn */
     struct task_executor *executor;
     struct task *inbox_next; /* in the executor's inbox; owned by who made the permit of PARKED */
 
@@ -191,6 +198,7 @@ bool task__sim_here(void);           /* the calling thread is inside task_sim_ru
 bool task__fiber_park(struct task *self, uint64_t deadline_ns);
 void task__fiber_unpark(struct task *t); /* its word was PARKED */
 void task__fiber_yield(struct task *self);
+void task__fiber_fair_point(struct task *self);
 
 struct task_runtime {
     bool is_sim;

@@ -27,6 +27,7 @@
 #endif
 
 #define GUARD_BYTES ((size_t)16 << 10) /* more than one page: big frames must not step over it */
+#define RED_ZONE    128u               /* below the stack pointer, of x86-64 */
 #define STACKS_CACHED_MAX \
     256u /* 64 MiB of addresses per thread; the touched pages of as many fibers as it ran */
 
@@ -133,6 +134,41 @@ task__stack_put(struct task__stack *s)
     s->next = cached;
     cached = s;
     cached_count++;
+}
+
+/* ---- What a stack holds ---- */
+
+/* Stacks grow downwards without holes but for frames that are bigger than a page and sparsely
+ * written, so the lowest page that is there tells the depth. */
+size_t
+task__stack_touched(const struct task__stack *s)
+{
+    unsigned char there[64];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *low = s->base, *end = (char *)s->map + s->map_bytes;
+
+    while (low < end) {
+        size_t bytes = min_u64((size_t)(end - low), sizeof(there) * page);
+        if (mincore(low, bytes, there) != 0)
+            return 0; /* a kernel that does not tell */
+        for (size_t i = 0; i < bytes / page; i++) {
+            if ((there[i] & 1) != 0)
+                return (size_t)(end - low) - i * page;
+        }
+        low += bytes;
+    }
+    return 0;
+}
+
+void
+task__stack_give_back(struct task__stack *s, const void *sp)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t low = (uintptr_t)s->base;
+    uintptr_t keep = ((uintptr_t)sp - RED_ZONE) & ~(uintptr_t)(page - 1);
+
+    if (keep > low) /* a refusal only means that the memory stays */
+        (void)madvise(s->base, keep - low, MADV_DONTNEED);
 }
 
 void
