@@ -8,8 +8,9 @@
  * Foreground reads have no index: only those that come one behind the other merge, which costs them
  * a comparison.  The log's writes are never merged: each has someone who waits.
  *
- * The window (0 to 10 ms, per class) is for requests that nobody waits for yet.  It opens when a request comes just too late to travel with its
- * neighbour, as wide as it was late, twice; it closes by halves when waiting brought nobody.
+ * The window (0 to 10 ms, per class) is for requests that nobody waits for yet.  It opens when a
+ * request comes just too late to travel with its neighbour, as wide as it was late, twice; it closes
+ * by halves when waiting brought nobody.
  */
 #include "base/bits.h"
 #include "base/clock.h"
