@@ -171,8 +171,8 @@ struct io_req {
     /* private */
     struct task *owner;
     uint32_t progress, slot, retries;
+    uint32_t sent;    /* I/Os that this one led */
     uint8_t state;    /* enum io_req_state */
-    uint8_t sent;     /* I/Os that this one led */
     bool waited;      /* its owner waits: nothing may delay it */
     bool alone;       /* not to be merged (again) */
     bool quiet;       /* a failure does not poison (io_file_allocate) */

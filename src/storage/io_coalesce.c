@@ -179,7 +179,8 @@ static void
 run_grow(struct io_sched *s, struct run *r)
 {
     const struct io_req *like = r->head;
-    uint64_t gap_max = like->op == IO_OP_READ && s->scratch != NULL ? IO_GAP_BYTES : 0;
+    bool gaps = like->op == IO_OP_READ && s->scratch != NULL && like->file->align == IO_ALIGN;
+    uint64_t gap_max = gaps ? IO_GAP_BYTES : 0;
 
     for (uint64_t gap = 0; gap <= gap_max;) {
         struct io_req *req = find_start(s, like, r->end + gap);

@@ -158,6 +158,18 @@ io__sched_publish(struct io_sched *s, uint64_t now_ns)
     s->fg_count = s->fg_slow = 0;
 }
 
+void
+io__credit_foreground(struct io *io, uint64_t latency_ns, uint64_t now_ns)
+{
+    struct io_credit *c = &io->credit;
+
+    if (now_ns - atomic_load_explicit(&c->background_ns, memory_order_relaxed) >= ACTIVE_NS)
+        return;
+    atomic_fetch_add_explicit(&c->fg_count, 1, memory_order_relaxed);
+    if (latency_ns > atomic_load_explicit(&c->goal_ns, memory_order_relaxed))
+        atomic_fetch_add_explicit(&c->fg_slow, 1, memory_order_relaxed);
+}
+
 static void
 learn_speed(struct io_credit *c, uint64_t done_ns, uint64_t took_ns)
 {

@@ -13,9 +13,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define STUCK_NS 10000000000ull /* an I/O in flight longer than this is reported */
-#define TICK_NS  1000000000ull  /* how often somebody looks */
-#define POLL_NS  500000ull      /* how soon one that has no credit asks again */
+#define STUCK_NS        10000000000ull /* an I/O in flight longer than this is reported */
+#define TICK_NS         1000000000ull  /* how often somebody looks */
+#define READ_AHEAD_FREE 4u             /* read-ahead I/Os of a ring that need no credit */
+#define POLL_NS         500000ull      /* how soon one that has no credit asks again */
 
 #define MS 1000000ull
 /* How long a class may be passed over (R10).  The better classes only ever wait for room. */
@@ -213,6 +214,13 @@ overdue(const struct io_sched *s, uint64_t now_ns)
     return PLANTED(20) ? 0 : worst;
 }
 
+/* A ring that reads ahead belongs to a scan, and somebody waits for what it reads next. */
+static bool
+read_ahead_floor(const struct io_sched *s, unsigned class)
+{
+    return class == IO_CLASS_READ_AHEAD && s->background < READ_AHEAD_FREE;
+}
+
 /* The best class that may go now; 0: none before s->wake_ns. */
 static unsigned
 best(struct io_sched *s, uint64_t now_ns)
@@ -224,7 +232,7 @@ best(struct io_sched *s, uint64_t now_ns)
         if (wake == 0 && io__background(c)) {
             if (s->background >= s->background_max)
                 wake = TASK_FOREVER; /* a completion will tell */
-            else if (!s->io->options.plain && !io__credit_ask(s->io, c))
+            else if (!s->io->options.plain && !read_ahead_floor(s, c) && !io__credit_ask(s->io, c))
                 wake = PLANTED(363) ? TASK_FOREVER : min_u64(now_ns + POLL_NS, due_ns(q, c));
         }
         if (wake == 0)
@@ -313,7 +321,7 @@ io__sched_done(struct io_sched *s, struct io_req *leader, int64_t result, uint64
         s->background--;
         if (!s->io->options.plain && !(PLANTED(364) && result < 0))
             io__credit_give(s->io, leader->cost_ns);
-    } else {
+    } else if (!leader->dsync && leader->op != IO_OP_FLUSH) { /* those take their own time */
         s->fg_count++;
         s->fg_slow += now_ns - leader->dispatch_ns >
                       atomic_load_explicit(&s->io->credit.goal_ns, memory_order_relaxed);

@@ -160,6 +160,8 @@ uint32_t io__credit_cost(const struct io *io, enum io_op op, uint64_t bytes);
 bool io__credit_ask(struct io *io, enum io_class class);
 void io__credit_take(struct io *io, uint32_t cost_ns, uint64_t now_ns);
 void io__credit_give(struct io *io, uint32_t cost_ns);
+/* A foreground request that went past the schedulers. */
+void io__credit_foreground(struct io *io, uint64_t latency_ns, uint64_t now_ns);
 /* One step of the control loop when it is time. */
 void io__credit_control(struct io *io, uint64_t now_ns);
 

@@ -213,6 +213,8 @@ run_inline(struct io_pool *pool, struct io_req *req)
     io__unlock(&pool->inline_meter.lock);
     io__finish(pool->io, &pool->inline_meter, req, clock_ns());
     pthread_mutex_unlock(&pool->inline_lock);
+    if (!io__background(req->class) && !req->dsync && req->op != IO_OP_FLUSH)
+        io__credit_foreground(pool->io, req->finish_ns - req->submit_ns, req->finish_ns);
 }
 
 static bool
