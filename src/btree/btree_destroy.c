@@ -305,6 +305,8 @@ btree__destroy_pages(struct btree_env *env, uint32_t tree, uint64_t root, uint64
     while (rc == ASH_OK && !done) {
         task_fair_point();
         rc = buf_throttle(env->pool);
+        if (rc == ASH_OK && !PLANTED(403)) /* nobody waits: a full log is for those who do */
+            rc = wal_room_for(env->wal, 0);
         if (rc == ASH_OK)
             rc = step(&k, &done);
     }

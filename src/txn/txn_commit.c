@@ -35,10 +35,11 @@ txn__end(struct txn *t)
 static ash_rc
 txn_commit_clean(struct txn *t, bool wait)
 {
-    /* Rows that everybody sees are shown without a look at their writer's commit; those lie below
-     * the horizon, which follows what is committed, not what is durable. */
-    uint64_t horizon = PLANTED(111) ? 0 : txn_horizon(t->sys);
-    uint64_t depends = t->depends > horizon ? t->depends : horizon;
+    /* Rows that everybody sees are shown without a look at their writer's commit, which need not be
+     * durable.  (Not the horizon, though it lies above: other records that are not durable are no
+     * reason to wait, least of all on a full disk, where that would refuse to read.) */
+    uint64_t shown = PLANTED(111) ? 0 : atomic_load(&t->sys->shown_below);
+    uint64_t depends = t->depends > shown ? t->depends : shown;
     uint64_t id = atomic_load_explicit(&t->id, memory_order_relaxed);
     struct txn_sys *sys = t->sys;
 
@@ -77,7 +78,7 @@ txn_commit(struct txn *t, bool wait, uint64_t *end_out)
 
     /* A full disk refuses the commit while it can still be refused: after the record there is no
      * way back. */
-    ash_rc rc = wal_room_to_commit(sys->wal);
+    ash_rc rc = wal_room_for(sys->wal, 0);
     if (rc != ASH_OK)
         return rc;
     uint64_t id = atomic_load_explicit(&t->id, memory_order_relaxed);

@@ -114,6 +114,8 @@ struct txn_sys {
     _Atomic uint64_t horizon;
     _Atomic uint64_t
         active_low; /* no open writer's first record lies below; never above the truth */
+    /* no commit at or above it is shown to anybody without a look at its writer */
+    _Atomic uint64_t shown_below;
     _Atomic(_Atomic uint64_t *) *chunk;
     struct task_mutex chunk_mutex; /* making and clearing chunks */
     uint64_t chunk_oldest;         /* chunk_mutex: no chunk serves ids before this one's */

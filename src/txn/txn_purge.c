@@ -246,6 +246,15 @@ txn_forget_tree(struct txn_sys *sys, uint32_t tree)
     } while (inside);
 }
 
+/* On a full disk what is left of the log is for those who wait for an answer. */
+static bool
+txn_purge_may_go_on(struct txn_sys *sys, ash_rc *rc)
+{
+    if (*rc == ASH_OK && !PLANTED(403))
+        *rc = wal_room_for(sys->wal, 0);
+    return *rc == ASH_OK && !atomic_load(&sys->stopping);
+}
+
 /* One pass over everything that is due. */
 ash_rc
 txn__purge_round(struct txn_sys *sys)
@@ -254,10 +263,10 @@ txn__purge_round(struct txn_sys *sys)
     bool more = true;
 
     txn__horizon_update(sys);
-    while (rc == ASH_OK && more && !atomic_load(&sys->stopping))
+    while (more && txn_purge_may_go_on(sys, &rc))
         rc = txn_purge_garbage(sys, &more);
     struct txn_purge_hint *h;
-    while (rc == ASH_OK && !atomic_load(&sys->stopping) && (h = txn_purge_pop(sys)) != NULL) {
+    while (txn_purge_may_go_on(sys, &rc) && (h = txn_purge_pop(sys)) != NULL) {
         rc = sys->ops.purge(sys->ops.ctx, h->tree, h->root, h->leaf_class, h->key, h->key_size);
         task_mutex_lock(&sys->pending_mutex);
         sys->purging = 0;

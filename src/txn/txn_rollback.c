@@ -74,6 +74,18 @@ txn_read_undo(struct txn_sys *sys, uint64_t undo_lsn, struct txn_buffer *buf, st
     return rc == ASH_OK ? txn_record_undo(buf->data, size, undo_lsn, out) : rc;
 }
 
+/* A loser has time.  It stops when the database closes, and on a full disk while there is room for
+ * others: its CLRs would fill the log to its end, and an append that finds none kills the log. */
+static ash_rc
+txn_loser_may_go_on(const struct txn *t)
+{
+    if (!t->priv->loser)
+        return ASH_OK;
+    if (atomic_load(&t->sys->stopping))
+        return ash_raise(ASH_CANCELLED, "The database is being closed; the next open goes on.");
+    return PLANTED(403) ? ASH_OK : wal_room_for(t->sys->wal, 0);
+}
+
 ash_rc
 txn__undo_to(struct txn *t, uint64_t savepoint)
 {
@@ -85,11 +97,9 @@ txn__undo_to(struct txn *t, uint64_t savepoint)
     while (lsn > savepoint) {
         uint32_t size;
         struct txn_undo undo;
-        if (t->priv->loser && atomic_load(&t->sys->stopping)) {
-            rc = ash_raise(ASH_CANCELLED, "The database is being closed; the next open goes on.");
-            break;
-        }
-        rc = txn_read_record(t->sys, lsn, &buf, &size);
+        rc = txn_loser_may_go_on(t);
+        if (rc == ASH_OK)
+            rc = txn_read_record(t->sys, lsn, &buf, &size);
         if (rc != ASH_OK)
             break;
         const struct wal_record_head *head = (const void *)buf.data;

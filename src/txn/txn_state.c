@@ -193,6 +193,18 @@ txn_writer(struct txn *t, uint64_t writer)
     return TXN_WRITER_NEWER;
 }
 
+/* A commit whose rows are shown from now on without a look at their writer: who reads them depends
+ * on it all the same (txn_commit_clean()). */
+static void
+txn_shown(struct txn_sys *sys, uint64_t commit_lsn)
+{
+    uint64_t end = commit_lsn + WAL_RECORD_ALIGN;
+    uint64_t was = atomic_load_explicit(&sys->shown_below, memory_order_relaxed);
+
+    while (was < end && !atomic_compare_exchange_weak(&sys->shown_below, &was, end))
+        ;
+}
+
 bool
 txn_visible_to_all(struct txn_sys *sys, uint64_t writer)
 {
@@ -204,9 +216,11 @@ txn_visible_to_all(struct txn_sys *sys, uint64_t writer)
     uint64_t state = atomic_load(word);
     if (writer < atomic_load_explicit(&sys->visible_below, memory_order_acquire))
         return true;
-    if (state < WAL_LSN_FIRST || txn__undone(state))
+    if (state < WAL_LSN_FIRST || txn__undone(state) ||
+        state >= atomic_load_explicit(&sys->horizon, memory_order_acquire))
         return false;
-    return state < atomic_load_explicit(&sys->horizon, memory_order_acquire);
+    txn_shown(sys, state);
+    return true;
 }
 
 _Atomic uint64_t *
@@ -278,7 +292,7 @@ static void
 txn_advance_visible(struct txn_sys *sys, uint64_t horizon)
 {
     uint64_t id = atomic_load(&sys->visible_below);
-    uint64_t end = atomic_load(&sys->next_id);
+    uint64_t end = atomic_load(&sys->next_id), last = 0;
 
     for (; id < end; id++) {
         _Atomic uint64_t *word = txn__state(sys, id);
@@ -289,7 +303,11 @@ txn_advance_visible(struct txn_sys *sys, uint64_t horizon)
             break;
         if (state >= WAL_LSN_FIRST && state >= horizon)
             break;
+        if (state >= WAL_LSN_FIRST && !txn__undone(state) && state > last)
+            last = state;
     }
+    if (last != 0)
+        txn_shown(sys, last);
     atomic_store(&sys->visible_below, id);
 }
 

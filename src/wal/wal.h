@@ -75,9 +75,10 @@ ASH_MUST_CHECK ash_rc wal_append(struct wal *wal, const struct wal_part *parts, 
  * another attempt, unless one failed less than 100 ms ago: so work goes on by itself when there is
  * space again.  One load when all is well; may park otherwise. */
 ASH_MUST_CHECK ash_rc wal_room(struct wal *wal);
-/* The same, but only when what is logged already and a commit would not fit the rest of the current
- * segment. */
-ASH_MUST_CHECK ash_rc wal_room_to_commit(struct wal *wal);
+/* The same, but only when what is logged already, a commit and `bytes` more would not fit the rest of
+ * the current segment: before a commit, and before each step of background work, which would append
+ * again and again. */
+ASH_MUST_CHECK ash_rc wal_room_for(struct wal *wal, uint64_t bytes);
 /* The last attempt to make a segment failed.  Does not block. */
 bool wal_full(const struct wal *wal);
 

@@ -513,21 +513,22 @@ wal_room(struct wal *wal)
 /* Does what is in the buffer, and a record more, fit the segments that are there?  Each block takes
  * its head and whole pages. */
 static bool
-rest_fits(struct wal *wal)
+rest_fits(struct wal *wal, uint64_t bytes)
 {
     wal__lock(&wal->lock);
     uint64_t pending =
-        atomic_load(&wal->reserved) - atomic_load_explicit(&wal->cut, memory_order_relaxed);
+        atomic_load(&wal->reserved) - atomic_load_explicit(&wal->cut, memory_order_relaxed) + bytes;
     uint64_t rest = wal->current == NULL ? 0 : wal->current->size - wal->position;
     bool next = wal->next != NULL;
     wal__unlock(&wal->lock);
-    return next || rest >= pending + pending / 8 + (wal->options.writers + 1) * UINT64_C(4096);
+    rest += next ? wal->options.segment_bytes - 4096 : 0;
+    return rest >= pending + pending / 8 + (wal->options.writers + 1) * UINT64_C(4096);
 }
 
 ash_rc
-wal_room_to_commit(struct wal *wal)
+wal_room_for(struct wal *wal, uint64_t bytes)
 {
-    if (ASH_LIKELY(!wal_full(wal)) || rest_fits(wal) || PLANTED(324))
+    if (ASH_LIKELY(!wal_full(wal)) || rest_fits(wal, bytes) || PLANTED(324))
         return ASH_OK;
     return ask_room(wal);
 }

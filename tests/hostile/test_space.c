@@ -12,6 +12,7 @@
  *   S5  Where a checkpoint makes old log segments free, a log on a full disk needs nobody's help.
  */
 #include "base/clock.h"
+#include "txn/txn.h"
 
 #include "tests/hostile/hostile.h"
 
@@ -314,6 +315,219 @@ START_TEST(a_log_on_a_full_disk_makes_room_for_itself)
 }
 END_TEST
 
+/* ---- What was open when the database died ---- */
+
+/* The CLRs of so many rows fill the log buffer (1 MiB) and the segments that are there. */
+#define LOST_ROWS    2500u
+#define LOSER_OPTION "cache=16MiB,wal_buffer=1MiB,wal_segment=64KiB,zone_size=64KiB,wal_limit=64MiB"
+
+static void
+body_dies_in_transaction(struct db_env *e)
+{
+    struct space *w = e->arg;
+    uint8_t key[4], value[SPACE_VALUE] = { 0 };
+
+    w->env = e;
+    space_open(w);
+    must_ok(ash_begin(w->s, NULL));
+    for (; w->acked < LOST_ROWS; w->acked++)
+        must_ok(put_row(w, w->acked));
+    must_ok(ash_commit(w->s));
+    must_ok(ash_begin(w->s, NULL));
+    for (uint32_t i = 0; i < LOST_ROWS; i++) {
+        key_of(i, key);
+        must_ok(ash_put(w->s, w->t, ash_slice(key, 4), ash_slice(value, sizeof(value))));
+    }
+    must_ok(ash_put(w->other, w->t, slice_str("other"), slice_str("x"))); /* all of it is durable */
+    task_sim_halt(e->rt);
+}
+
+static uint64_t
+losers(struct space *w)
+{
+    struct db_layers l;
+    struct txn_stats s;
+
+    db_layers(w->db, &l);
+    txn_stats(l.txn, &s);
+    return s.losers;
+}
+
+static void
+body_undo_waits(struct db_env *e)
+{
+    struct space *w = e->arg;
+    uint64_t until;
+
+    w->env = e;
+    sim_disk_limit(e->disk, 1); /* nothing grows any more */
+    w->db = db_env_open(w->env, w->options, !w->background);
+    must_ok(ash_session_open(w->db, &w->s));
+    must_ok(ash_session_open(w->db, &w->other));
+    must_ok(ash_table_open(w->s, "t", &w->t));
+    task_sleep_ns(15000000000u);
+    must(losers(w) == 1, "it was rolled back without room for that");
+    check_all(w);
+    no_space(put_row(w, w->acked));
+    sim_disk_limit(e->disk, 0);
+    until = clock_ns() + 1000000000u;
+    while (losers(w) != 0 && clock_ns() < until)
+        task_sleep_ns(10000000);
+    must(losers(w) == 0, "there is space again, but it was not rolled back");
+    goes_on(w);
+    db_env_verify(w->db);
+    must_ok(space_close(w));
+}
+
+/* Goal: undo of what a crash left open does not use up the log of a full disk, which would end in
+ * its failure: it waits for space, and meanwhile all can be read. */
+START_TEST(undo_waits_for_space)
+{
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        struct space *w = calloc(1, sizeof(*w));
+        struct db_env e = {
+            .kind = IO_BACKEND_SIM, .seed = test_seed(seed), .name = "undo", .arg = w
+        };
+        struct sim_disk *cut;
+        w->options = LOSER_OPTION;
+        w->background = seed % 2 == 0;
+        must_ok(sim_disk_create(e.seed, &e.disk));
+        ash_ignore(db_env_run(&e, body_dies_in_transaction));
+        must(w->acked == LOST_ROWS, "the body has not run");
+        must_ok(sim_disk_cut(e.disk, SIM_CUT_NONE, e.seed, &cut));
+        sim_disk_destroy(e.disk);
+        e.disk = cut;
+        must_ok(db_env_run(&e, body_undo_waits));
+        sim_disk_destroy(cut);
+        free(w);
+    }
+}
+END_TEST
+
+/* ---- What the background would log ---- */
+
+#define GHOST_ROWS 20000u /* their purge logs more than the buffer and the segments hold */
+#define GHOST_TXN  1000u
+
+/* Deletes all rows of a table while somebody still sees them, and drops a copy of it. */
+static void
+make_ghosts(struct space *w)
+{
+    uint8_t key[4];
+
+    must_ok(ash_session_durability(w->s, ASH_DURABILITY_NONE));
+    for (uint32_t i = 0; i < GHOST_ROWS; i++) {
+        if (i % GHOST_TXN == 0)
+            must_ok(ash_begin(w->s, NULL));
+        must_ok(put_row(w, i));
+        if (i % GHOST_TXN == GHOST_TXN - 1)
+            must_ok(ash_commit(w->s));
+    }
+    must_ok(ash_begin(w->other, NULL));
+    must(row_is_there(w, w->other, 0), "row 0");
+    for (uint32_t i = 0; i < GHOST_ROWS; i++) {
+        if (i % GHOST_TXN == 0)
+            must_ok(ash_begin(w->s, NULL));
+        key_of(i, key);
+        must_ok(ash_delete(w->s, w->t, ash_slice(key, 4)));
+        if (i % GHOST_TXN == GHOST_TXN - 1)
+            must_ok(ash_commit(w->s));
+    }
+    must_ok(ash_checkpoint(w->db));
+}
+
+static void
+body_ghosts(struct db_env *e)
+{
+    struct space *w = e->arg;
+
+    w->env = e;
+    w->acked = 0;
+    space_open(w);
+    make_ghosts(w);
+    sim_disk_limit(e->disk, 1);
+    if (e->seed % 2 == 0) {
+        ash_table_close(w->t);
+        ash_rc rc = ash_table_drop(w->s, "t");
+        must(rc == ASH_OK, "%s", ash_error_last()->message);
+        must_ok(ash_table_create(w->s, "u", NULL));
+        must_ok(ash_table_open(w->s, "u", &w->t));
+    }
+    must_ok(ash_commit(w->other)); /* now it can all go */
+    task_sleep_ns(15000000000u);
+    check_all(w);
+    sim_disk_limit(e->disk, 0);
+    goes_on(w);
+    db_env_verify(w->db);
+    must_ok(space_close(w));
+}
+
+/* Goal: purge and the freeing of dropped tables wait for space as well, as nobody can refuse them. */
+START_TEST(cleaning_up_waits_for_space)
+{
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        struct space *w = calloc(1, sizeof(*w));
+        struct db_env e = {
+            .kind = IO_BACKEND_SIM, .seed = test_seed(seed), .name = "ghosts", .arg = w
+        };
+        w->options = "cache=64MiB,wal_buffer=1MiB,wal_segment=64KiB,wal_limit=64MiB";
+        w->acked = 1;
+        must_ok(db_env_run(&e, body_ghosts));
+        must(w->acked != 1, "the body has not run");
+        free(w);
+    }
+}
+END_TEST
+
+/* ---- A large checkpoint ---- */
+
+#define GARBAGE_VALUES 3000u /* pages that wait to be freed: 24 bytes each in a checkpoint */
+
+static void
+body_large_checkpoint(struct db_env *e)
+{
+    static uint8_t value[2000]; /* too long for a leaf */
+    struct space *w = e->arg;
+
+    w->env = e;
+    w->acked = 0;
+    space_open(w);
+    must_ok(ash_begin(w->other, NULL)); /* whose snapshot keeps the values replaced below */
+    must(!row_is_there(w, w->other, 0), "row 0");
+    must_ok(ash_session_durability(w->s, ASH_DURABILITY_NONE));
+    for (unsigned i = 0; i < GARBAGE_VALUES; i++)
+        must_ok(ash_put(w->s, w->t, slice_str("other"), ash_slice(value, sizeof(value))));
+    must_ok(ash_session_durability(w->s, ASH_DURABILITY_SYNC));
+    if (e->seed % 2 == 0) /* else the buffer is full of what nobody waits for */
+        must_ok(put_row(w, w->acked++));
+    sim_disk_limit(e->disk, 1);
+    fill(w);
+    task_sleep_ns(60000000000u);
+    sim_disk_limit(e->disk, 0);
+    must_ok(ash_commit(w->other));
+    goes_on(w);
+    db_env_verify(w->db);
+    must_ok(space_close(w));
+}
+
+/* Goal: checkpoints and page writers do not append again and again what does not fit. */
+START_TEST(checkpoints_wait_for_space)
+{
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        struct space *w = calloc(1, sizeof(*w));
+        struct db_env e = {
+            .kind = IO_BACKEND_SIM, .seed = test_seed(seed), .name = "large checkpoint", .arg = w
+        };
+        w->options = "cache=32MiB,wal_buffer=1MiB,wal_segment=64KiB,wal_limit=64MiB,executors=1";
+        w->background = true;
+        w->acked = 1;
+        must_ok(db_env_run(&e, body_large_checkpoint));
+        must(w->acked != 1, "the body has not run");
+        free(w);
+    }
+}
+END_TEST
+
 static Suite *
 suite(void)
 {
@@ -325,6 +539,9 @@ suite(void)
     tcase_add_test(c, writes_go_on_beside_the_checkpointer);
     tcase_add_test(c, a_refused_commit_is_rolled_back);
     tcase_add_test(c, a_log_on_a_full_disk_makes_room_for_itself);
+    tcase_add_test(c, undo_waits_for_space);
+    tcase_add_test(c, cleaning_up_waits_for_space);
+    tcase_add_test(c, checkpoints_wait_for_space);
     suite_add_tcase(s, c);
     return s;
 }
