@@ -4,13 +4,13 @@
  *
  * Entry points: io__merge(), io__batch_done().   Read first: io_sched_int.h (S3, S5, S6).
  *
- * Requests find each other by an index of first and last bytes, so order of arrival does not matter.
+ * Requests find each other by an index of first and last bytes; order of arrival does not matter.
  * Foreground reads have no index: only those that come one behind the other merge, which costs them
  * a comparison.  The log's writes are never merged: each has someone who waits.
  *
  * The window (0 to 10 ms, per class) is for requests that nobody waits for yet.  It opens when a
- * request comes just too late to travel with its neighbour, as wide as it was late, twice; it closes
- * by halves when waiting brought nobody.
+ * request comes just too late to travel with its neighbour, as wide as it was late, twice; it
+ * closes by halves when waiting brought nobody.
  */
 #include "base/bits.h"
 #include "base/clock.h"

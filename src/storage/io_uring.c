@@ -79,6 +79,7 @@ uring_start(struct io *io)
         return ASH_NO_MEMORY;
     s->rung = (unsigned)rung;
     pthread_mutex_init(&s->master_lock, NULL);
+    pthread_cond_init(&s->pin_wake, NULL);
     io->state = s;
     return ASH_OK;
 }
@@ -176,8 +177,8 @@ uring_stop(struct io *io)
             ring_tear_down_locked(r);
     }
     pthread_mutex_unlock(&rings_lock);
-    if (s->master_on)
-        io_uring_queue_exit(&s->master);
+    io__pin_stop(s);
+    pthread_cond_destroy(&s->pin_wake);
     pthread_mutex_destroy(&s->master_lock);
     mem_free(MEM_IO, s);
 }

@@ -53,7 +53,7 @@ struct ring {
     struct ring_file file[FILES_MAX];
     uint64_t requests; /* decides when registering buffers pays */
     bool buffers_on, buffers_refused;
-    uint32_t chunk_version;
+    uint32_t table_version; /* io->chunk_version of the table; entries may be stale (bytes 0) */
     struct io_chunk chunk[IO_BUFFERS_MAX];
 
     int wake_fd;
@@ -65,10 +65,16 @@ struct ring {
 struct uring_state {
     unsigned rung;      /* of the flag ladder */
     struct ring *rings; /* rings_lock */
-    /* The ring that holds the buffer registrations, which the others clone: under master_lock. */
+    /* The ring that holds the buffer registrations, which the others clone (io_uring_pin.c): under
+     * master_lock. */
     pthread_mutex_t master_lock;
     struct io_uring master;
     bool master_on, master_table;
+    uint32_t master_version;
+    pthread_t pin_thread;
+    pthread_cond_t pin_wake;
+    bool pin_on, pin_stop;
+    int pin_error; /* an errno: nothing more is registered */
     _Atomic bool no_clone;
     struct io_chunk master_chunk[IO_BUFFERS_MAX];
 };
@@ -78,11 +84,13 @@ int io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned en
 /* The best rung that works here, or a negative errno. */
 int io__ring_probe(unsigned ring);
 
-/* Registered files and buffers (io_uring_table.c).  Both follow what changed before they are used. */
+/* Registered files (io_uring_file.c) and buffers (io_uring_pin.c).  Both follow what changed before they
+ * are used. */
 void io__ring_drop_closed_files(struct ring *r, struct io *io);
 /* The file's index in the ring's table, or -1: a plain descriptor. */
 int io__ring_file_index(struct ring *r, const struct io_file *f);
 void io__ring_follow_buffers(struct ring *r, struct io *io);
 int io__ring_buffer_index(const struct ring *r, const struct iovec *iov);
+void io__pin_stop(struct uring_state *s);
 
 #endif

@@ -310,6 +310,8 @@ cpu_pause(void)
 }
 
 #define RELAX_PAUSES 128u /* a few microseconds: longer than any section that readers spin on */
+#define RELAX_YIELDS 2048u /* then the holder has no processor, and yielding does not give it one */
+#define RELAX_NAP_NS 50000
 
 void
 task_relax(unsigned *spins)
@@ -327,7 +329,12 @@ task_relax(unsigned *spins)
     /* The holder may be another fiber of this thread, or a thread that lost the processor. */
     if (self->kind == TASK__FIBER)
         task__fiber_yield(self);
-    (void)sched_yield();
+    if (n < RELAX_YIELDS) {
+        (void)sched_yield();
+        return;
+    }
+    struct timespec nap = { .tv_nsec = RELAX_NAP_NS };
+    (void)nanosleep(&nap, NULL);
 }
 
 _Thread_local uint32_t task_fair_points;
