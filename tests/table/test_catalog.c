@@ -549,6 +549,7 @@ END_TEST
 struct dropper {
     struct fix *f;
     struct task *task;
+    enum ash_durability durability; /* SYNC: it waits between the commit and telling the handles */
     bool done;
 };
 
@@ -557,17 +558,16 @@ dropper_main(void *arg)
 {
     struct dropper *d = arg;
 
-    /* SYNC: it waits between the commit and telling the handles. */
-    must_ok(ash_session_durability(d->f->a, ASH_DURABILITY_SYNC));
+    must_ok(ash_session_durability(d->f->a, d->durability));
     must_ok(ash_table_drop(d->f->a, "t"));
     must_ok(ash_session_durability(d->f->a, ASH_DURABILITY_NONE));
     d->done = true;
 }
 
 static void
-dropper_start(struct dropper *d, struct fix *f)
+dropper_start(struct dropper *d, struct fix *f, enum ash_durability durability)
 {
-    *d = (struct dropper){ .f = f };
+    *d = (struct dropper){ .f = f, .durability = durability };
     must_ok(task_spawn(f->e->rt, "dropper", dropper_main, d, &d->task));
 }
 
@@ -581,7 +581,7 @@ opens_race_drop(struct fix *f)
     ash_rc rc = ASH_OK;
 
     must_ok(ash_table_create(f->a, "t", NULL));
-    dropper_start(&d, f);
+    dropper_start(&d, f, ASH_DURABILITY_NONE);
     while (!d.done && rc == ASH_OK) {
         ash_table_close(t);
         t = NULL;
@@ -622,7 +622,7 @@ reads_race_drop(struct fix *f)
     must_ok(ash_table_create(f->a, "t", NULL));
     fill(f->a, "t");
     must_ok(ash_table_open(f->b, "t", &t));
-    dropper_start(&d, f);
+    dropper_start(&d, f, ASH_DURABILITY_SYNC);
     for (ash_rc rc = ASH_OK; rc == ASH_OK && open < RACE_CURSORS; open += rc == ASH_OK) {
         rc = ash_cursor_open(f->b, t, NULL, &c[open]);
         must(rc == ASH_OK || rc == ASH_NOT_FOUND, "%s", ash_rc_name(rc));
