@@ -324,7 +324,8 @@ ash_rc
 api__end(ash_session *s, ash_rc rc)
 {
     s->committed = false;
-    if (rc == ASH_OK || rc == ASH_NOT_FOUND) {
+    /* Damage seen by a snapshot that was given up is none: its pages may be somebody else's. */
+    if (rc == ASH_OK || rc == ASH_NOT_FOUND || rc == ASH_CORRUPT) {
         ash_rc checked = txn_check(s->txn);
         if (checked != ASH_OK)
             rc = checked;

@@ -237,10 +237,15 @@ txn_prepare_write(struct txn *t)
         return ASH_OK;
     /* Mark, then read the clock (txn_scan): the first record's LSN is at or above what is stored.
      * */
+    task_point();
     atomic_store(&t->first_lsn, TXN_FIRST_LSN_PENDING);
     atomic_store(&t->first_lsn, wal_reserved(sys->wal));
     uint64_t id;
-    ash_rc rc = txn__id_new(sys, &id);
+    /* Given up before the mark: the horizon may be beyond the snapshot, and trees that it saw may be
+     * gone.  From the mark on the snapshot counts, given up or not (txn_scan). */
+    ash_rc rc = PLANTED(397) ? ASH_OK : txn_check(t);
+    if (rc == ASH_OK)
+        rc = txn__id_new(sys, &id);
     if (rc != ASH_OK) {
         atomic_store(&t->first_lsn, 0);
         return rc;
