@@ -134,7 +134,8 @@ enum {
     ASH_OPEN_READ_ONLY = 1u << 2
 };
 
-/* Opens the database in directory `path`; recovers it first when it was not closed cleanly.
+/* Opens the database in directory `path`, or on the raw device `path` (ash_open(3)); recovers it
+ * first when it was not closed cleanly.
  * `options` is NULL or a string "name=value,name=value" (sizes take KiB, MiB, GiB; see
  * ash_option_next). May block.  One process at a time: otherwise ASH_BUSY.  The caller closes
  * *db_out with ash_close().  Also: ASH_INVALID (an option, the flags), ASH_NOT_A_DATABASE, ASH_EXISTS

@@ -114,14 +114,23 @@ db_open_data(ash_db *db, const struct pstore_options *ps, unsigned flags)
     return rc == ASH_OK ? pstore_create(ps, &db->pstore) : rc;
 }
 
+/* A namespace's character device takes commands only, so there auto and uring mean nvme. */
+static enum io_backend_kind
+db_backend(const ash_db *db)
+{
+    static const enum io_backend_kind kind_of_option[] = { IO_BACKEND_AUTO, IO_BACKEND_URING,
+                                                           IO_BACKEND_THREADS, IO_BACKEND_NVME };
+
+    if (db->seams.backend != IO_BACKEND_AUTO)
+        return db->seams.backend;
+    enum io_backend_kind kind = kind_of_option[db->options.v[OPT_io_backend]];
+    return kind != IO_BACKEND_THREADS && io_is_nvme(db->path) ? IO_BACKEND_NVME : kind;
+}
+
 static ash_rc
 db_open_storage(ash_db *db, unsigned flags)
 {
-    static const enum io_backend_kind kind_of_option[] = { IO_BACKEND_AUTO, IO_BACKEND_URING,
-                                                           IO_BACKEND_THREADS };
-    struct io_options io = { .backend = db->seams.backend == IO_BACKEND_AUTO
-                                            ? kind_of_option[db->options.v[OPT_io_backend]]
-                                            : db->seams.backend,
+    struct io_options io = { .backend = db_backend(db),
                              .direct = db->options.v[OPT_direct_io] != 0,
                              .rt = db->rt,
                              .disk = db->seams.disk,

@@ -12,7 +12,7 @@ O(cache,              OPTION_SIZE, "bytes", 1 * MIB, 16 * TIB, 256 * MIB, false,
 O(page_size,          OPTION_SIZE, "bytes", 4 * KIB, 2 * MIB, 4 * KIB, false, "", "page size of new tables (a power of two)")
 O(durability,         OPTION_ENUM, "", 0, 2, 0, true, "sync|async|none", "default durability of commits")
 O(lock_timeout_ms,    OPTION_INT, "ms", 1, 86400000, 10000, true, "", "longest wait for a row lock")
-O(io_backend,         OPTION_ENUM, "", 0, 2, 0, false, "auto|uring|threads", "how I/O is done; auto takes io_uring where it is allowed, else threads; uring takes it or fails")
+O(io_backend,         OPTION_ENUM, "", 0, 3, 0, false, "auto|uring|threads|nvme", "how I/O is done; auto takes io_uring where it is allowed, else threads; uring takes it or fails; nvme sends commands past the file system, to a namespace like /dev/ng0n1 in place of the directory")
 O(io_scheduler,       OPTION_BOOL, "", 0, 1, 1, false, "", "hold background I/O back where it slows the foreground, and merge adjacent I/O")
 O(direct_io,          OPTION_BOOL, "", 0, 1, 1, false, "", "bypass the page cache (O_DIRECT) where the file system can")
 O(wal_buffer,         OPTION_SIZE, "bytes", 1 * MIB, 4 * GIB, 32 * MIB, false, "", "log buffer, at most a sixteenth of cache; recent row versions are read from it")

@@ -20,7 +20,7 @@
 #include "base/crc.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "storage/io_int.h"
+#include "storage/io_volume.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -70,7 +70,7 @@ io_start_backend(struct io *io)
     if (kind != IO_BACKEND_THREADS) {
         io->backend = &io__uring;
         ash_rc rc = io->backend->start(io);
-        if (rc == ASH_OK || rc == ASH_NO_MEMORY || (kind == IO_BACKEND_URING && !PLANTED(320)))
+        if (rc == ASH_OK || rc == ASH_NO_MEMORY || (kind != IO_BACKEND_AUTO && !PLANTED(320)))
             return rc; /* who names a backend gets that one or is told why not */
         log_write(LOG_WARN, "I/O goes through a thread pool instead of io_uring: %s",
                   err_current()->message);
@@ -232,6 +232,25 @@ assert_request(const struct io_req *req)
     ash_assert(total == req->bytes);
 }
 
+/* A file on a raw device ends where its table says: the device itself goes on. */
+static ash_rc
+fit_volume(struct io_req *req)
+{
+    uint64_t end = req->offset + req->bytes;
+
+    if ((req->file->flags & IO_DSYNC) != 0 && req->op == IO_OP_WRITE)
+        req->dsync = true; /* the device is open without O_DSYNC: other files are in it */
+    if (end <= io__volume_size(req->file))
+        return ASH_OK;
+    if (req->op == IO_OP_READ)
+        return ASH_CORRUPT;
+    ash_rc rc = io_file_allocate(req->file, end, /* zero= */ false);
+    req->sys_errno = err_current()->sys_errno;
+    if (rc == ASH_NO_SPACE)
+        req->sys_errno = ENOSPC;
+    return rc;
+}
+
 bool
 io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns, enum io_begin how)
 {
@@ -258,12 +277,16 @@ io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns
     req->crc = 0;
     if (ASH_UNLIKELY(io__forked(io)))
         req->rc = ASH_MISUSE;
-    else if (req->op == IO_OP_READ)
+    else if (req->op == IO_OP_READ && req->file->volume == NULL)
         return true;
+    else if (req->op == IO_OP_READ)
+        req->rc = fit_volume(req);
     else if (ASH_UNLIKELY(io_poisoned(io)) && !PLANTED(21))
         req->rc = ASH_POISONED;
     else if (ASH_UNLIKELY((req->file->flags & IO_READ_ONLY) != 0))
         req->rc = ASH_READ_ONLY;
+    if (req->rc == ASH_OK && req->file->volume != NULL && req->op == IO_OP_WRITE)
+        req->rc = fit_volume(req);
     if (req->rc != ASH_OK) {
         req->finish_ns = now_ns;
         atomic_store_explicit(&req->done, true, memory_order_release);
@@ -276,9 +299,38 @@ io__begin(struct io *io, struct io_req *req, struct task *owner, uint64_t now_ns
     return true;
 }
 
-uint64_t
-io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
-            uint32_t *bytes_out)
+/* Where the segment at `offset` of the file lies on the raw device, cut where its extent ends and
+ * to what one command may transfer: the rest is another segment. */
+static uint64_t
+segment_in_volume(struct io_req *req, uint64_t offset, const struct iovec **iov, unsigned *count,
+                  uint32_t *bytes)
+{
+    const struct io_nvme *nvme = req->file->nvme;
+    uint32_t most = *bytes, sum = 0;
+    unsigned n = 0;
+
+    if (nvme != NULL && most > nvme->transfer_max)
+        most = nvme->transfer_max;
+    uint64_t at = io__volume_at(req->file, offset, &most);
+    if (most == *bytes)
+        return at;
+    while (n < *count && sum + (*iov)[n].iov_len <= most)
+        sum += (uint32_t)(*iov)[n++].iov_len;
+    if (n == 0) { /* part of one entry */
+        req->iov_local[0] = (struct iovec){ (*iov)[0].iov_base, most };
+        *iov = &req->iov_local[0];
+        sum = most;
+        n = 1;
+    }
+    *count = n;
+    *bytes = sum;
+    return at;
+}
+
+/* Without what a volume adds. */
+static uint64_t
+segment_in_file(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
+                uint32_t *bytes_out)
 {
     struct iovec *local = &req->iov_local[0];
     uint32_t skip = PLANTED(27) ? 0 : req->progress, i = 0;
@@ -326,6 +378,17 @@ io__fail(struct io_req *req, ash_rc rc, int sys_errno)
     ash_assert(rc != ASH_OK);
     req->rc = rc;
     req->sys_errno = sys_errno;
+}
+
+uint64_t
+io__segment(struct io_req *req, const struct iovec **iov_out, unsigned *count_out,
+            uint32_t *bytes_out)
+{
+    uint64_t offset = segment_in_file(req, iov_out, count_out, bytes_out);
+
+    if (req->file->volume == NULL)
+        return offset;
+    return segment_in_volume(req, offset, iov_out, count_out, bytes_out);
 }
 
 bool

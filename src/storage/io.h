@@ -50,7 +50,8 @@ enum io_backend_kind {
     IO_BACKEND_AUTO = 0,
     IO_BACKEND_URING = 1,
     IO_BACKEND_THREADS = 2,
-    IO_BACKEND_SIM = 3
+    IO_BACKEND_SIM = 3,
+    IO_BACKEND_NVME = 4 /* uring whose entries carry NVMe commands */
 };
 
 /* In order of priority. */
@@ -65,6 +66,9 @@ enum io_class {
     IO_CLASS_SCRUB,
     IO_CLASS_COUNT
 };
+
+/* Is it the character device of an NVMe namespace, which IO_BACKEND_NVME drives? */
+bool io_is_nvme(const char *path);
 
 struct sim_disk; /* sim_disk.h */
 
@@ -99,6 +103,10 @@ void io_poison(struct io *io, ash_rc rc);
 bool io_poisoned(const struct io *io);
 ASH_MUST_CHECK ash_rc
 io_check(const struct io *io); /* ASH_OK, or ASH_POISONED with the first failure's sentence */
+
+/* A directory, or a raw device in its place: a block device, an NVMe namespace
+ * (IO_BACKEND_NVME, or threads), a file of at least 8 MiB that stands for one; then the files lie
+ * in a volume (io_volume.h). */
 
 /* ---- Directories and files: names are relative, no '/', opened with O_NOFOLLOW|O_CLOEXEC, files
  * 0600 ---- */

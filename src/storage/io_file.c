@@ -6,7 +6,7 @@
  * Entry points: io_dir_*(), io_file_*().
  */
 #include "base/mem.h"
-#include "storage/io_int.h"
+#include "storage/io_volume.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,13 +31,19 @@ io_dir_open(struct io *io, const char *path, unsigned flags, struct io_dir **out
         rc = io_check(io);
     if (rc != ASH_OK)
         return rc;
+    if (io->options.backend == IO_BACKEND_NVME && !io_is_nvme(path))
+        return ash_raise_obj(ASH_INVALID, path,
+                             "The I/O backend nvme needs the character device of a namespace, like "
+                             "/dev/ng0n1; %s is none.",
+                             path);
     struct io_dir *d = mem_zalloc(MEM_IO, sizeof(*d));
     if (d == NULL)
         return ASH_NO_MEMORY;
     d->io = io;
+    d->fs = io->fs == &io__posix && io__volume_path(path) ? &io__volume_fs : io->fs;
     d->fd = -1;
     d->path = mem_strdup(MEM_IO, path);
-    rc = d->path == NULL ? ASH_NO_MEMORY : io->fs->dir_open(io, path, flags, d);
+    rc = d->path == NULL ? ASH_NO_MEMORY : d->fs->dir_open(io, path, flags, d);
     if (rc != ASH_OK) {
         mem_free(MEM_IO, d->path);
         mem_free(MEM_IO, d);
@@ -56,7 +62,7 @@ io_dir_close(struct io_dir *d)
     if (d == NULL)
         return;
     struct io *io = d->io;
-    io->fs->dir_close(d);
+    d->fs->dir_close(d);
     mem_free(MEM_IO, d->path);
     mem_free(MEM_IO, d);
     io__lock(&io->lock);
@@ -83,7 +89,7 @@ io_dir_list(struct io_dir *d, bool (*fn)(void *arg, const char *name), void *arg
     size_t count = 0;
     bool more = true;
 
-    ash_rc rc = d->io->fs->dir_names(d, &names, &count);
+    ash_rc rc = d->fs->dir_names(d, &names, &count);
     if (rc != ASH_OK)
         return rc;
     if (count > 0)
@@ -105,7 +111,7 @@ io_dir_rename(struct io_dir *d, const char *from, const char *to)
         rc = check_name(from);
     if (rc == ASH_OK)
         rc = check_name(to);
-    return rc == ASH_OK ? d->io->fs->dir_rename(d, from, to) : rc;
+    return rc == ASH_OK ? d->fs->dir_rename(d, from, to) : rc;
 }
 
 ash_rc
@@ -114,14 +120,14 @@ io_dir_unlink(struct io_dir *d, const char *name)
     ash_rc rc = io__may_write(d->io);
     if (rc == ASH_OK)
         rc = check_name(name);
-    return rc == ASH_OK ? d->io->fs->dir_unlink(d, name) : rc;
+    return rc == ASH_OK ? d->fs->dir_unlink(d, name) : rc;
 }
 
 ash_rc
 io_dir_sync(struct io_dir *d)
 {
     ash_rc rc = io__may_write(d->io);
-    return rc == ASH_OK ? d->io->fs->dir_sync(d) : rc;
+    return rc == ASH_OK ? d->fs->dir_sync(d) : rc;
 }
 
 static struct io_file *
@@ -131,6 +137,7 @@ file_alloc(struct io_dir *d, const char *name, unsigned flags)
     if (f == NULL)
         return NULL;
     f->io = d->io;
+    f->fs = d->fs;
     f->flags = flags;
     f->fd = -1;
     f->align = IO_ALIGN;
@@ -166,7 +173,7 @@ io_file_open(struct io_dir *d, const char *name, unsigned flags, struct io_file 
     struct io_file *f = file_alloc(d, name, flags);
     if (f == NULL)
         return ASH_NO_MEMORY;
-    rc = io->fs->file_open(d, flags, f);
+    rc = f->fs->file_open(d, flags, f);
     if (rc != ASH_OK) {
         mem_free(MEM_IO, f->path);
         mem_free(MEM_IO, f);
@@ -186,7 +193,7 @@ io_file_close(struct io_file *f)
     if (f == NULL)
         return;
     struct io *io = f->io;
-    io->fs->file_close(f);
+    f->fs->file_close(f);
     atomic_fetch_add_explicit(&io->close_version, 1, memory_order_release);
     mem_free(MEM_IO, f->path);
     mem_free(MEM_IO, f);
@@ -219,7 +226,7 @@ io_file_device_class(const struct io_file *f)
 ash_rc
 io_file_size(struct io_file *f, uint64_t *bytes_out)
 {
-    return f->io->fs->file_size(f, bytes_out);
+    return f->fs->file_size(f, bytes_out);
 }
 
 static ash_rc
@@ -236,7 +243,7 @@ io_file_allocate(struct io_file *f, uint64_t bytes, bool zero)
 {
     ash_rc rc = may_change(f);
     ash_assert(bytes % f->align == 0);
-    return rc == ASH_OK ? f->io->fs->file_allocate(f, bytes, zero) : rc;
+    return rc == ASH_OK ? f->fs->file_allocate(f, bytes, zero) : rc;
 }
 
 ash_rc
@@ -244,7 +251,7 @@ io_file_truncate(struct io_file *f, uint64_t bytes)
 {
     ash_rc rc = may_change(f);
     ash_assert(bytes % f->align == 0);
-    return rc == ASH_OK ? f->io->fs->file_truncate(f, bytes) : rc;
+    return rc == ASH_OK ? f->fs->file_truncate(f, bytes) : rc;
 }
 
 ash_rc
@@ -253,5 +260,5 @@ io_file_punch(struct io_file *f, uint64_t offset, uint64_t bytes)
     ash_rc rc = may_change(f);
     ash_assert(offset % f->align == 0);
     ash_assert(bytes % f->align == 0);
-    return rc == ASH_OK ? f->io->fs->file_punch(f, offset, bytes) : rc;
+    return rc == ASH_OK ? f->fs->file_punch(f, offset, bytes) : rc;
 }

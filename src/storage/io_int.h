@@ -105,13 +105,16 @@ struct io {
 
 struct io_dir {
     struct io *io;
+    const struct io_fs *fs;
     char *path;
     int fd; /* POSIX */
     struct sim_dir *sim;
+    struct volume *volume; /* a raw device instead of a directory (io_volume.h) */
 };
 
 struct io_file {
     struct io *io;
+    const struct io_fs *fs;
     char *name, *path; /* path: for messages */
     unsigned flags;
     uint64_t id; /* never used again in this struct io */
@@ -121,6 +124,9 @@ struct io_file {
     enum io_device_class device_class;
     int fd; /* POSIX */
     struct sim_file *sim;
+    struct volume *volume; /* NULL: a file of its own */
+    struct volume_file *in_volume;
+    const struct io_nvme *nvme; /* requests are NVMe commands */
 };
 
 enum io_begin {

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "storage/io_int.h"
+#include "storage/io_nvme.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -30,6 +31,17 @@
 #define ZERO_BYTES (1u << 20) /* one write of zeros */
 #define ZERO_DEPTH 4u         /* of them in flight: enough for full bandwidth */
 #define EINTR_MAX  1000u      /* interrupted system calls in a row */
+
+/* The character devices of NVMe namespaces, and nothing else, are called so. */
+bool
+io_is_nvme(const char *path)
+{
+    const char *name = strrchr(path, '/');
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISCHR(st.st_mode) &&
+           strncmp(name == NULL ? path : name + 1, "ng", 2) == 0;
+}
 
 /* ---- Directories ---- */
 
@@ -502,6 +514,17 @@ posix_file_punch(struct io_file *f, uint64_t offset, uint64_t bytes)
 
 /* ---- Requests without a ring ---- */
 
+/* One NVMe command: takes the first buffer alone, the others follow. */
+static int64_t
+transfer_nvme(const struct io_req *req, const struct iovec *iov, uint64_t offset)
+{
+    const struct io_nvme *n = req->file->nvme;
+
+    if (req->op == IO_OP_READ)
+        return io__nvme_read(n, iov->iov_base, (uint32_t)iov->iov_len, offset);
+    return io__nvme_write(n, iov->iov_base, (uint32_t)iov->iov_len, offset, req->dsync);
+}
+
 int64_t
 io__transfer_sync(struct io_meter *meter, struct io_req *req)
 {
@@ -511,9 +534,13 @@ io__transfer_sync(struct io_meter *meter, struct io_req *req)
     ssize_t n;
 
     io__meter_syscall(meter);
+    if (req->op == IO_OP_FLUSH && req->file->nvme != NULL)
+        return io__nvme_flush(req->file->nvme);
     if (req->op == IO_OP_FLUSH)
         return fdatasync(req->file->fd) == 0 ? 0 : -errno;
     uint64_t offset = io__segment(req, &iov, &count, &bytes);
+    if (req->file->nvme != NULL)
+        return transfer_nvme(req, iov, offset);
     if (req->op == IO_OP_READ)
         n = preadv2(req->file->fd, iov, (int)count, (off_t)offset, 0);
     else

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "storage/io_nvme.h"
 #include "storage/io_uring_int.h"
 
 #include <errno.h>
@@ -66,7 +67,7 @@ static _Thread_local struct ring *thread_rings;
 static ash_rc
 uring_start(struct io *io)
 {
-    int rung = io__ring_probe(io->options.ring);
+    int rung = io__ring_probe(io->options.ring, io->options.backend == IO_BACKEND_NVME);
 
     if (rung < 0)
         return ash_raise_sys(
@@ -193,7 +194,8 @@ ring_create(struct io *io)
 
     if (r == NULL)
         return NULL;
-    int err = io__ring_setup(&r->u, s->rung, io->options.ring, entries);
+    int err = io__ring_setup(&r->u, s->rung, io->options.ring,
+                             io->options.backend == IO_BACKEND_NVME, entries);
     if (err != 0) {
         mem_free(MEM_IO, r);
         if (!atomic_exchange(&io->warned_ring, true))
@@ -277,12 +279,52 @@ ring_of(struct io *io, bool create)
 /* ---- Submitting ---- */
 
 static void
+prepare_nvme(struct ring *r, struct io_uring_sqe *sqe, struct io_req *req)
+{
+    const struct uring_state *s = req->file->io->state;
+    const struct iovec *iov = NULL;
+    unsigned count = 0;
+    uint32_t bytes = 0;
+    uint64_t offset = req->op == IO_OP_FLUSH ? 0 : io__segment(req, &iov, &count, &bytes);
+    int buffer = count == 1 && !atomic_load_explicit(&s->no_nvme_fixed, memory_order_relaxed)
+                     ? io__ring_buffer_index(r, iov)
+                     : -1;
+
+    r->slot[req->slot].nvme_fixed = buffer >= 0;
+    io__nvme_prepare(sqe, req->file->nvme, req->op, req->dsync, iov, count, bytes, offset, buffer);
+}
+
+/* Kernels before 6.15 refuse a command on the middle of a registered buffer.  What was refused so
+ * was not done: it goes again without. */
+static int64_t
+result_nvme(struct uring_state *s, const struct slot *slot, struct io_req *req, int result)
+{
+    const struct iovec *iov;
+    unsigned count;
+    uint32_t bytes = 0;
+
+    if (result == -EINVAL && slot->nvme_fixed) {
+        if (!atomic_exchange(&s->no_nvme_fixed, true))
+            log_write(LOG_INFO, "NVMe commands go without registered buffers: the kernel refuses.");
+        return -EAGAIN;
+    }
+    if (req->op != IO_OP_FLUSH) /* the same segment again, for its length */
+        (void)io__segment(req, &iov, &count, &bytes);
+    return io__nvme_result(result, bytes);
+}
+
+static void
 prepare(struct ring *r, struct io_uring_sqe *sqe, struct io_req *req)
 {
     struct io_file *f = req->file;
     const struct iovec *iov;
     unsigned count;
     uint32_t bytes;
+
+    if (f->nvme != NULL) {
+        prepare_nvme(r, sqe, req);
+        return;
+    }
     int file = io__ring_file_index(r, f);
     int fd = file >= 0 ? file : f->fd;
 
@@ -424,7 +466,9 @@ ring_complete(struct ring *r, struct io *io, uint64_t user_data, int result, uin
     slot->next_free = r->free_slot;
     r->free_slot = i;
     RING_ACQUIRE(req);
-    for (over = io__sched_done(&r->sched, req, result, now_ns); over != NULL; over = next) {
+    int64_t transferred = req->file->nvme != NULL ? result_nvme(io->state, slot, req, result)
+                                                  : result;
+    for (over = io__sched_done(&r->sched, req, transferred, now_ns); over != NULL; over = next) {
         struct task *owner = over->owner;
         next = over->chain;
         io__finish(io, &r->meter, over, now_ns);

@@ -25,6 +25,7 @@ struct slot {
     struct io_req *req; /* NULL: free */
     uint32_t generation;
     uint32_t next_free;
+    bool nvme_fixed; /* a command on a registered buffer */
 };
 
 struct ring_file {
@@ -76,13 +77,15 @@ struct uring_state {
     bool pin_on, pin_stop;
     int pin_error; /* an errno: nothing more is registered */
     _Atomic bool no_clone;
+    _Atomic bool no_nvme_fixed; /* the kernel refuses commands on registered buffers */
     struct io_chunk master_chunk[IO_BUFFERS_MAX];
 };
 
-/* Probing (io_uring_probe.c).  A queue with the flags of a rung of the ladder; `ring`: IO_RING_*.  0 or -errno. */
-int io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned entries);
+/* Probing (io_uring_probe.c).  A queue with the flags of a rung of the ladder; `ring`: IO_RING_*.
+ * `wide`: with entries that carry NVMe commands.  0 or -errno. */
+int io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, bool wide, unsigned entries);
 /* The best rung that works here, or a negative errno. */
-int io__ring_probe(unsigned ring);
+int io__ring_probe(unsigned ring, bool wide);
 
 /* Registered files (io_uring_file.c) and buffers (io_uring_pin.c).  Both follow what changed before they
  * are used. */

@@ -24,7 +24,7 @@ static const unsigned ladder[] = {
 #define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE)
 
 int
-io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned entries)
+io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, bool wide, unsigned entries)
 {
     struct io_uring_params p;
 
@@ -42,6 +42,8 @@ io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned entrie
     }
     if ((ring & IO_RING_IOPOLL) != 0)
         p.flags |= IORING_SETUP_IOPOLL;
+    if (wide)
+        p.flags |= IORING_SETUP_SQE128 | IORING_SETUP_CQE32;
     p.cq_entries = entries * CQ_FACTOR;
     int err = io_uring_queue_init_params(entries, u, &p);
     if (err != 0)
@@ -55,11 +57,11 @@ io__ring_setup(struct io_uring *u, unsigned rung, unsigned ring, unsigned entrie
 
 /* One turn through a new ring with the flags of the rung. */
 static int
-probe_rung(unsigned rung, unsigned ring)
+probe_rung(unsigned rung, unsigned ring, bool wide)
 {
     struct io_uring u;
     struct io_uring_cqe *cqe;
-    int err = io__ring_setup(&u, rung, ring, SQ_HOST);
+    int err = io__ring_setup(&u, rung, ring, wide, SQ_HOST);
 
     if (err != 0)
         return err;
@@ -80,12 +82,12 @@ probe_rung(unsigned rung, unsigned ring)
 }
 
 int
-io__ring_probe(unsigned ring)
+io__ring_probe(unsigned ring, bool wide)
 {
     int err = -ENOSYS;
 
     for (unsigned rung = 0; rung < ASH_ARRAY_SIZE(ladder); rung++) {
-        err = probe_rung(rung, ring);
+        err = probe_rung(rung, ring, wide);
         if (err == 0)
             return (int)rung;
         if (err == -EPERM || err == -EACCES)
