@@ -363,7 +363,7 @@ run_inline(struct iob_worker *w, uint64_t now_ns)
 /* Without iodepth_batch: the first requests reach the device while the others are still being
  * handed over; the last piece goes with the call that waits.  On a virtual disk that serves its
  * queue until it is empty, one large batch would leave it idle: 4 KiB random reads at depth 32
- * gained 16 % by pieces, and cost no more CPU. */
+ * seemed to gain 16 % by pieces, on a busy machine (0.84 against 0.98 of fio). */
 static void
 submit_in_pieces(struct iob_worker *w, struct io_req **reqs, unsigned n)
 {
