@@ -309,7 +309,7 @@ cpu_pause(void)
 #endif
 }
 
-#define RELAX_PAUSES 128u /* a few microseconds: longer than any section that readers spin on */
+#define RELAX_PAUSES 128u  /* a few microseconds: longer than any section that readers spin on */
 #define RELAX_YIELDS 2048u /* then the holder has no processor, and yielding does not give it one */
 #define RELAX_NAP_NS 50000
 
