@@ -13,12 +13,12 @@
 #include <errno.h>
 #include <string.h>
 
-volatile sig_atomic_t iob_interrupted;
+_Atomic int iob_interrupted; /* read by all threads; lock-free, so a handler may write it */
 
 static void
 on_signal(int signal)
 {
-    iob_interrupted = signal;
+    atomic_store_explicit(&iob_interrupted, signal, memory_order_relaxed);
 }
 
 /* Once: a second signal ends the program as usual. */

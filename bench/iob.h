@@ -33,6 +33,7 @@
 #include "storage/io.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #define IOB_UNIT        IO_ALIGN /* the disk manager moves multiples of this; so does verify */
@@ -398,7 +399,7 @@ ASH_MUST_CHECK ash_rc iob_ladder(const struct iob_setup *s, FILE *f);
 /* ---- iob.c ---- */
 
 /* Set by SIGINT and SIGTERM: jobs end, what they measured is reported. */
-extern volatile sig_atomic_t iob_interrupted;
+extern _Atomic int iob_interrupted;
 int iob_main(int argc, char **argv);
 
 #endif
