@@ -315,6 +315,60 @@ START_TEST(a_log_on_a_full_disk_makes_room_for_itself)
 }
 END_TEST
 
+/* A reader holds the log's old segments, so a full disk stays full until it ends. */
+static void
+body_reader_ends(struct db_env *e)
+{
+    struct space *w = e->arg;
+    uint64_t refused_since = 0, until;
+    ash_rc rc = ASH_OK;
+
+    w->env = e;
+    w->acked = 0;
+    space_open(w);
+    for (; w->acked < 20; w->acked++)
+        must_ok(put_row(w, w->acked));
+    must_ok(ash_checkpoint(w->db));
+    must_ok(ash_begin(w->other, NULL));
+    must(row_is_there(w, w->other, 0), "row 0");
+    sim_disk_limit(e->disk, 1); /* nothing grows any more */
+    until = clock_ns() + 300000000000u;
+    for (unsigned i = 0; clock_ns() < until; i++) {
+        rc = put_row(w, i % 20);
+        if (rc == ASH_OK) {
+            refused_since = 0;
+            continue;
+        }
+        no_space(rc);
+        refused_since = refused_since == 0 ? clock_ns() : refused_since;
+        if (clock_ns() - refused_since > 20000000000u)
+            break;
+        task_sleep_ns(20000000);
+    }
+    must(rc != ASH_OK, "the reader held nothing back");
+    must_ok(ash_commit(w->other));
+    until = clock_ns() + 20000000000u;
+    while ((rc = put_row(w, 0)) != ASH_OK && clock_ns() < until)
+        task_sleep_ns(20000000);
+    must(rc == ASH_OK, "no room although the reader ended: %s", ash_error_last()->message);
+    check_all(w);
+    must_ok(space_close(w));
+}
+
+START_TEST(a_full_log_has_room_when_its_reader_ends)
+{
+    struct space *w = calloc(1, sizeof(*w));
+    struct db_env e = { .kind = IO_BACKEND_SIM, .seed = test_seed(1), .name = "reader", .arg = w };
+
+    w->options = "cache=1MiB,wal_buffer=1MiB,wal_segment=64KiB,zone_size=64KiB,"
+                 "wal_limit=64MiB,wal_writers=1,executors=1";
+    w->background = true;
+    must_ok(db_env_run(&e, body_reader_ends));
+    must(w->acked == 20, "the body has not run");
+    free(w);
+}
+END_TEST
+
 /* ---- What was open when the database died ---- */
 
 /* The CLRs of so many rows fill the log buffer (1 MiB) and the segments that are there. */
@@ -539,6 +593,7 @@ suite(void)
     tcase_add_test(c, writes_go_on_beside_the_checkpointer);
     tcase_add_test(c, a_refused_commit_is_rolled_back);
     tcase_add_test(c, a_log_on_a_full_disk_makes_room_for_itself);
+    tcase_add_test(c, a_full_log_has_room_when_its_reader_ends);
     tcase_add_test(c, undo_waits_for_space);
     tcase_add_test(c, cleaning_up_waits_for_space);
     tcase_add_test(c, checkpoints_wait_for_space);
