@@ -52,7 +52,6 @@ struct volume_file {
 struct volume {
     struct volume_device dev;
     struct io *io;
-    bool read_only; /* opened without the right to write */
     pthread_mutex_t lock;
     struct volume_file *files; /* in the table's order; gone ones too */
     uint8_t *used;             /* a bit per unit (I1) */
